@@ -1,0 +1,266 @@
+/**
+ * What an architecture must offer. Nothing outside arch/ tests which one it is.
+ */
+import type { Cpu, CpuStop, TlbFiller } from '../emu/cpu.js';
+import type { AccessType, LevelName, RunOutcome, WalkEvent, WalkLevel } from '../emu/events.js';
+import type { Delegate, Trace } from '../emu/path.js';
+import type { Ram } from '../emu/ram.js';
+import type { Kernel, mm_struct, pt_regs, task_struct } from './kernel.js';
+import type { KernelConfig } from './kernel-config.js';
+
+/** The CPU that a path runs on, with what belongs to it. First argument of every ported function. */
+export interface ThisCpu {
+  readonly cpu: Cpu;
+  readonly mmu: Mmu;
+  readonly ram: Ram;
+  readonly trace: Trace;
+  readonly arch: Arch;
+  readonly kernel: Kernel;
+  /** current */
+  current: task_struct;
+  /**
+   * Registers of the exception being handled, null outside of one. Stack walks of the handlers start
+   * here: the handlers are host code and have no frames of their own in ram.
+   */
+  regs: pt_regs | null;
+}
+
+/** Result of a recorded walk. */
+export interface Translation {
+  readonly ok: boolean;
+  /** Physical address of `va` (with the page offset) when ok. */
+  readonly pa: number;
+  /** PERM_* that the translation grants in the mode asked for, when ok. */
+  readonly perms: number;
+  readonly levels: readonly WalkLevel[];
+  readonly verdict: string;
+  readonly at: LevelName | null;
+  /** x86: the error code; arm64: the fault status code (FSC). Meaningful when not ok. */
+  readonly code: number;
+}
+
+/**
+ * The hardware walk of one CPU: answers the engine's TLB fills, and explains.
+ * Control registers are cached; whoever writes one through the host calls `refresh`.
+ */
+export interface Mmu extends TlbFiller {
+  /** Reads the control registers from the CPU again. */
+  refresh(): void;
+  /** The mode in which data accesses are checked; kept by the entry code and by exception returns. */
+  user: boolean;
+  /** Walks for an access with full record and touches nothing: no A/D or AF update, no event. */
+  translate(va: bigint, access: AccessType, user: boolean): Translation;
+  /** Physical address of `va` through the current tables, whatever the rights; -1 if not mapped. */
+  peek(va: bigint): number;
+  /**
+   * Keeps answering for the page of `va` as the tables translate it now, whatever becomes of them,
+   * until it is flushed: a stale TLB entry on purpose. False if the page does not translate now.
+   */
+  pin(va: bigint): boolean;
+  /** Forgets pinned pages: one, or all with null. Part of every TLB flush of this CPU. */
+  unpin(va: bigint | null): void;
+}
+
+/** Physical address of a table entry: what a `pte_t *` is. */
+export type Ptep = number;
+
+/** Page-table format of an architecture: the kernel's predicates and accessors under its names. */
+export interface Pgtable {
+  readonly PAGE_KERNEL: bigint;
+  readonly PAGE_KERNEL_RO: bigint;
+  readonly PAGE_KERNEL_ROX: bigint;
+  readonly PAGE_KERNEL_EXEC: bigint;
+  /** Protection of the direct map. */
+  readonly PAGE_LINEAR: bigint;
+  readonly PAGE_SHARED: bigint;
+  readonly PAGE_SHARED_EXEC: bigint;
+  readonly PAGE_READONLY: bigint;
+  readonly PAGE_READONLY_EXEC: bigint;
+
+  /** mk_pte(pfn_to_page(pa >> 12), prot) */
+  mk_pte(pa: number, prot: bigint): bigint;
+  /** A leaf one level up: 2 MiB, `pa` aligned to it. */
+  mk_pmd(pa: number, prot: bigint): bigint;
+  /** A 1 GiB leaf. */
+  mk_pud(pa: number, prot: bigint): bigint;
+
+  pte_none(v: bigint): boolean;
+  pte_present(v: bigint): boolean;
+  pte_write(v: bigint): boolean;
+  pte_dirty(v: bigint): boolean;
+  pte_young(v: bigint): boolean;
+  /** pte_mkdirty(): the entry as a write leaves it, so that a writable page takes the next one without a fault. */
+  pte_mkdirty(v: bigint): bigint;
+  /** Physical address of the page: pte_pfn(v) << 12. */
+  pte_pa(v: bigint): number;
+  pmd_none(v: bigint): boolean;
+  pmd_bad(v: bigint): boolean;
+  pmd_present(v: bigint): boolean;
+  pmd_leaf(v: bigint): boolean;
+  pud_none(v: bigint): boolean;
+  pud_bad(v: bigint): boolean;
+  pud_present(v: bigint): boolean;
+  pud_leaf(v: bigint): boolean;
+  p4d_none(v: bigint): boolean;
+  p4d_bad(v: bigint): boolean;
+  p4d_present(v: bigint): boolean;
+  /** Physical address of the table that a non-leaf entry points to. */
+  tablePa(v: bigint): number;
+
+  /** Entry of `level` that points to the table at `pa`: pmd_populate_kernel() and friends. */
+  tableEntry(level: 'pgd' | 'pud' | 'pmd', pa: number, owner: 'kernel' | 'user'): bigint;
+
+  ptep_get(here: ThisCpu, ptep: Ptep): bigint;
+  /** One store; emits a pte-write event. */
+  set_pte(here: ThisCpu, ptep: Ptep, value: bigint): void;
+  set_pmd(here: ThisCpu, pmdp: Ptep, value: bigint): void;
+  set_pud(here: ThisCpu, pudp: Ptep, value: bigint): void;
+  set_p4d(here: ThisCpu, p4dp: Ptep, value: bigint): void;
+  ptep_get_and_clear(here: ThisCpu, ptep: Ptep): bigint;
+  /** Compare-and-exchange of the whole word, strictly from 0. True iff it stored. */
+  ptep_try_set(here: ThisCpu, ptep: Ptep, value: bigint): boolean;
+}
+
+/** A range of virtual addresses, end exclusive. */
+export interface VaRange {
+  readonly start: bigint;
+  readonly end: bigint;
+}
+
+/** Where things are, KASLR off. */
+export interface AddressLayout {
+  /** First physical address of ram. */
+  readonly physBase: number;
+  /** Virtual address of physical address `physBase` in the direct map (PAGE_OFFSET). */
+  readonly directMap: bigint;
+  readonly vmalloc: VaRange;
+  /** Kernel text. */
+  readonly text: VaRange;
+  readonly modules: VaRange;
+  /** BPF images; within reach of a direct call to kernel text. */
+  readonly bpf: VaRange;
+  /** User addresses; end exclusive. */
+  readonly user: VaRange;
+  readonly THREAD_SIZE: number;
+  /** Alignment of kernel stacks in bytes. */
+  readonly THREAD_ALIGN: number;
+  /** The direct map uses 2 MiB and 1 GiB leaves where it can. */
+  readonly linearMapHuge: boolean;
+}
+
+/** One frame of a stack walk, as arch_bpf_stack_walk() hands it to its callback. */
+export type StackVisitor = (ip: bigint, sp: bigint, bp: bigint) => boolean;
+
+/** A function of the kernel image that host code stands in for; it gets a place in kallsyms. */
+export interface KernelFunction {
+  readonly name: string;
+  readonly size: number;
+}
+
+/** Return address of a handler frame: function and offset, as the modelled kernels print them. */
+export interface HandlerFrame {
+  readonly fn: string;
+  readonly offset: number;
+}
+
+/** How an exception ended. */
+export type Resumption =
+  | {
+      readonly how: 'retry' | 'fixup';
+      /** Where the guest goes on. */
+      readonly pc: bigint;
+      /** Fault address and last table entry read, to recognise an instruction that makes no progress. */
+      readonly address: bigint;
+      readonly entry: bigint;
+    }
+  | { readonly how: 'end'; readonly outcome: RunOutcome };
+
+/** Description of a function's code for the unwinder's tables. */
+export interface TextFunction {
+  readonly name: string;
+  readonly start: bigint;
+  readonly code: Uint8Array;
+}
+
+export interface Arch {
+  readonly name: 'x86-64' | 'arm64';
+  readonly layout: AddressLayout;
+  /** The page-table format under this configuration. */
+  pgtable(config: KernelConfig): Pgtable;
+  /** A walker for a CPU; the engine gets it as its filler before the CPU exists. */
+  createMmu(ram: Ram, config: KernelConfig): Mmu & { attach(cpu: Cpu, trace: Trace): void };
+  /** Brings a CPU into the state it has after boot: control registers, segments, mode. */
+  setupCpu(here: ThisCpu, mm: mm_struct): void;
+  /** Switches the user half (x86: CR3, arm64: TTBR0) to `mm`, or to the kernel's own with null. */
+  switch_mm(here: ThisCpu, mm: mm_struct | null): void;
+
+  /** Names of the general registers that calls and expectations use, in printing order. */
+  readonly generalRegisters: readonly string[];
+  /** Name of the program counter. */
+  readonly pcRegister: string;
+  /** Register with the first integer return value. */
+  readonly returnRegister: string;
+  /** Prepares registers and stack for calling kernel code at `pc` that returns to the sentinel. */
+  prepareCall(here: ThisCpu, pc: bigint, stackTop: bigint): void;
+  /** The same for user code at `pc`; enters user mode. */
+  prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void;
+
+  /**
+   * Turns an engine stop into the exception hardware would raise, pushes its frame onto the kernel
+   * stack and runs the kernel's entry for it. Throws TaskDead when the code that faulted cannot go on.
+   * Stops that are no exception of the laboratory end the run with outcome `stopped`.
+   */
+  handleStop(here: ThisCpu, stop: CpuStop): Delegate<Resumption>;
+
+  /** Walks the kernel stack outwards, starting at here.regs; stops when the visitor returns false. */
+  arch_bpf_stack_walk(here: ThisCpu, visit: StackVisitor): void;
+  /** irqs_disabled(), as the exception being handled left it. */
+  irqs_disabled(here: ThisCpu): boolean;
+  /** What dumps call the hardware, or null for no such line. */
+  readonly hardwareName: string | null;
+
+  /** Builds unwinder tables for kernel text (not for BPF images), where the architecture needs them. */
+  addUnwindInfo(here: ThisCpu, fn: TextFunction): void;
+
+  /** Functions of the image for which kallsyms needs an entry. */
+  readonly kernelFunctions: readonly KernelFunction[];
+  /** Frames between a report and the exception entry, innermost first: hook called by the fault path. */
+  readonly kernelSideFrames: readonly HandlerFrame[];
+  /** The same when the exception-table handler of a BPF program reports. */
+  readonly progSideFrames: readonly HandlerFrame[];
+  /** Function and offset that code called from the host returns to (the sentinel's symbol). */
+  readonly bottomFrame: HandlerFrame;
+  /** Bytes that fill unused kernel text (int3, brk). */
+  readonly textFiller: Uint8Array;
+
+  /** mm/kfence needs it: protects or unprotects one page of the pool. */
+  kfence_protect_page(here: ThisCpu, addr: bigint, protect: boolean): boolean;
+
+  /** Exception-table entry bytes for an instruction, as the kernel's macros and the JIT pack them. */
+  packExtable(entry: ExtableSpec, at: bigint): Uint8Array;
+  /** Size of one exception-table entry in bytes. */
+  readonly extableEntrySize: number;
+
+  /** One line per level, and what decided: for `explain` and the debugger. */
+  describeWalk(event: WalkEvent): string[];
+  /** Meaning of the bits of an error code or ESR, for people. */
+  describeFault(exception: string, code: bigint): string[];
+}
+
+/** An exception-table entry as a fixture or a JIT asks for it. */
+export interface ExtableSpec {
+  /** Address of the instruction that may fault. */
+  readonly insn: bigint;
+  /** Address to go on at; unused by EX_TYPE_BPF. */
+  readonly fixup: bigint;
+  /** Name of the type without its prefix, e.g. `BPF`, `UACCESS`, `DEFAULT`, `KACCESS_ERR_ZERO`. */
+  readonly type: string;
+  /** Length of the instruction in bytes (x86 EX_TYPE_BPF skips it). */
+  readonly length: number;
+  /** EX_TYPE_BPF: register to clear (load), or null for a store; others: the register operands by role. */
+  readonly clear: string | null;
+  /** EX_TYPE_BPF on arena memory: register holding the 32-bit arena address, and the offset. */
+  readonly arena: { readonly register: string; readonly offset: number } | null;
+  /** Remaining data of the type, e.g. { err: 'x0', zero: 'x1' } or { reg: 'rax', imm: '-14' }. */
+  readonly data: Readonly<Record<string, string>>;
+}

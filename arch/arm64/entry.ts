@@ -1,0 +1,283 @@
+/**
+ * From a stop of the engine to the exception that hardware would take, and back.
+ *
+ * Arm ARM (DDI 0487), D1.3 "Exceptions", D24.2.40 "ESR_EL1"; the frame as kernel_entry of
+ * arch/arm64/kernel/entry.S builds it (bpf-next merge 8496d9020ff3).
+ */
+import {
+  ACCESS_FETCH,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type AccessCode,
+  accessType,
+  type CpuStop,
+  EXCEPTION_BUS,
+  EXCEPTION_PC_ALIGNMENT,
+} from '../../emu/cpu.js';
+import type { Path } from '../../emu/path.js';
+import type { Resumption, ThisCpu } from '../arch.js';
+import { el0t_64_sync_handler, el1h_64_sync_handler } from './entry-common.js';
+import { abortEsr, ESR_ELx_EC_PC_ALIGN, ESR_ELx_FSC_ACCESS, FSC_ALIGNMENT, plainEsr } from './esr.js';
+import { type Arm64InstructionFacts, classify } from './instruction.js';
+import { type Arm64Mmu, mmuOf } from './mmu.js';
+import { type Arm64PtRegs, PT_REGS_SIZE } from './regs.js';
+import { panic_bad_stack } from './traps.js';
+import { NO_FAULT } from './walk.js';
+
+/** Exception numbers of the engine that are no EXCEPTION_* constant (qemu/target/arm/cpu.h). */
+const EXCP_SWI = 2;
+const EXCP_DATA_ABORT = 4;
+const EXCP_BKPT = 7;
+const EXCP_SMC = 13;
+
+const PT_REGS_SIZE_ADDRESS = BigInt(PT_REGS_SIZE);
+
+const PSTATE_PAN = 1 << 22;
+const PSTATE_UAO = 1 << 23;
+
+/** A synchronous exception in the making. */
+interface Syndrome {
+  readonly exception: 'Data Abort' | 'Instruction Abort' | 'PC Alignment';
+  readonly far: bigint;
+  readonly esr: bigint;
+  readonly access: AccessCode;
+  /** Last table entry that the walk read, 0 if it read none. */
+  readonly entry: bigint;
+}
+
+/** See Arch.handleStop. */
+export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
+  const mmu = mmuOf(here);
+  const regs = mmu.enterException();
+  mmu.user = regs.user_mode;
+  try {
+    // EL0 must not wait for interrupts (SCTLR_EL1.nTWI = 0), which is what the engine does at the sentinel.
+    if (regs.pc === here.cpu.sentinel) return { how: 'end', outcome: { kind: 'returned' } };
+    switch (stop.kind) {
+      case 'miss': {
+        const syndrome = memoryAbort(here, mmu, regs, stop.va, stop.access);
+        return syndrome === null ? goOn(regs, stop.va) : yield* take(here, mmu, regs, syndrome);
+      }
+      case 'cache-op': {
+        const syndrome = cacheMaintenanceAbort(here, mmu, regs, stop.va, stop.write);
+        // The instruction has no effect that could be seen here: it is done.
+        if (syndrome === null) {
+          return { how: 'fixup', pc: BigInt.asUintN(64, regs.pc + 4n), address: stop.va, entry: 0n };
+        }
+        return yield* take(here, mmu, regs, syndrome);
+      }
+      case 'exception':
+        return yield* engineException(here, mmu, regs, stop.number);
+      case 'invalid-instruction':
+        return stopped('undefined instruction', regs.pc);
+      case 'halt':
+        return stopped('wfi', regs.pc - 4n);
+      case 'exit':
+      case 'count':
+        throw new Error(`a stop of kind ${stop.kind} is no exception`);
+    }
+  } finally {
+    mmu.leaveException();
+  }
+}
+
+function stopped(why: string, pc: bigint): Resumption {
+  return { how: 'end', outcome: { kind: 'stopped', why, pc: BigInt.asUintN(64, pc) } };
+}
+
+/** The engine was refused a translation that now exists. Trying again is all there is to do. */
+function goOn(regs: Arm64PtRegs, address: bigint): Resumption {
+  return { how: 'retry', pc: regs.pc, address, entry: 0n };
+}
+
+function* engineException(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, number: number): Path<Resumption> {
+  switch (number) {
+    case EXCEPTION_PC_ALIGNMENT:
+      return yield* take(here, mmu, regs, {
+        exception: 'PC Alignment',
+        far: regs.pc,
+        esr: plainEsr(ESR_ELx_EC_PC_ALIGN),
+        access: ACCESS_FETCH,
+        entry: 0n,
+      });
+    case EXCP_DATA_ABORT: {
+      const word = mmu.instructionAt(regs.pcSigned);
+      const syndrome = word === null ? null : alignmentAbort(regs, word, classify(word));
+      return syndrome === null
+        ? stopped('data abort of the engine', regs.pc)
+        : yield* take(here, mmu, regs, syndrome);
+    }
+    case EXCP_SWI:
+      return stopped('svc', regs.pc - 4n);
+    case EXCP_SMC:
+      return stopped('smc', regs.pc - 4n);
+    case EXCP_BKPT:
+      return stopped('brk', regs.pc);
+    case EXCEPTION_BUS:
+      return stopped('a physical address outside the ram', regs.pc);
+    default:
+      return stopped(`exception ${number} of the engine`, regs.pc);
+  }
+}
+
+/**
+ * Exclusives, atomics, acquires and releases must be aligned to their size whatever the memory type (no
+ * FEAT_LSE2), and that is looked at before the address is translated. Null when `word` is aligned.
+ */
+function alignmentAbort(regs: Arm64PtRegs, word: number, facts: Arm64InstructionFacts): Syndrome | null {
+  if (facts.alignment === 1) return null;
+  const rn = (word >>> 5) & 31;
+  const base = rn === 31 ? regs.sp : regs.x(rn);
+  // Of these, only LDAPUR and STLUR have an offset: simm9 at 20:12.
+  const offset = ((word >>> 24) & 0x3f) === 0x19 ? (word << 11) >> 23 : 0;
+  const far = BigInt.asUintN(64, base + BigInt(offset));
+  if (Number(far & 0xfn) % facts.alignment === 0) return null;
+  const write = facts.isStoreExclusive || facts.kind === 'store-release';
+  return {
+    exception: 'Data Abort',
+    far,
+    esr: abortEsr({ fetch: false, user: regs.user_mode, write, cacheMaintenance: false }, FSC_ALIGNMENT),
+    access: write ? ACCESS_WRITE : ACCESS_READ,
+    entry: 0n,
+  };
+}
+
+/** What a refused translation means, or null when nothing stands against the access. */
+function memoryAbort(
+  here: ThisCpu,
+  mmu: Arm64Mmu,
+  regs: Arm64PtRegs,
+  va: bigint,
+  asked: AccessCode,
+): Syndrome | null {
+  const user = regs.user_mode;
+  let unprivileged = user;
+  let access = asked;
+  let far = va;
+  let atomic = false;
+  if (asked !== ACCESS_FETCH) {
+    const word = mmu.instructionAt(regs.pcSigned);
+    if (word !== null) {
+      const facts = classify(word);
+      if (facts.kind !== 'none') {
+        const misaligned = alignmentAbort(regs, word, facts);
+        if (misaligned !== null) return misaligned;
+        ({ isAtomic: atomic } = facts);
+        // The engine does a store-exclusive as compare and swap, and asks to read first.
+        if (facts.isStoreExclusive) access = ACCESS_WRITE;
+        if (facts.isUnprivileged && (regs.pstateBits & PSTATE_UAO) === 0) unprivileged = true;
+        // The engine reports the start of the block; hardware the address in the register.
+        if (facts.isDcZva) far = regs.pt_regs_read_reg(word & 31);
+      }
+    }
+  }
+  const pan = !unprivileged && (regs.pstateBits & PSTATE_PAN) !== 0;
+  let fault: number;
+  if (atomic) {
+    // An atomic reads first: WnR is 1 only for what the write alone was refused.
+    access = ACCESS_READ;
+    fault = mmu.faultOf(va, ACCESS_READ, unprivileged, pan);
+    if (fault === NO_FAULT) {
+      access = ACCESS_WRITE;
+      fault = mmu.faultOf(va, ACCESS_WRITE, unprivileged, pan);
+    }
+  } else {
+    fault = mmu.faultOf(va, access, unprivileged, pan);
+  }
+  if (fault === NO_FAULT) return null;
+  const event = mmu.walkEvent(va, access, unprivileged, pan, fault);
+  here.trace.emit(event);
+  const fetch = access === ACCESS_FETCH;
+  return {
+    exception: fetch ? 'Instruction Abort' : 'Data Abort',
+    far,
+    esr: abortEsr({ fetch, user, write: access === ACCESS_WRITE, cacheMaintenance: false }, fault),
+    access,
+    entry: event.levels[event.levels.length - 1]?.entry ?? 0n,
+  };
+}
+
+/**
+ * Cache maintenance by address: from EL1 only a missing translation counts, except that DC IVAC needs to
+ * write; EL0 needs to read. A clear access flag does not fault (implementation defined).
+ */
+function cacheMaintenanceAbort(
+  here: ThisCpu,
+  mmu: Arm64Mmu,
+  regs: Arm64PtRegs,
+  va: bigint,
+  write: boolean,
+): Syndrome | null {
+  const user = regs.user_mode;
+  const pan = !user && (regs.pstateBits & PSTATE_PAN) !== 0;
+  const fault = mmu.faultOf(va, write ? ACCESS_WRITE : ACCESS_READ, user, pan, !user && !write);
+  if (fault === NO_FAULT || (fault & 0x3c) === ESR_ELx_FSC_ACCESS) return null;
+  const event = mmu.walkEvent(va, write ? ACCESS_WRITE : ACCESS_READ, user, pan, fault);
+  here.trace.emit(event);
+  return {
+    exception: 'Data Abort',
+    far: va,
+    esr: abortEsr({ fetch: false, user, write: true, cacheMaintenance: true }, fault),
+    access: ACCESS_WRITE,
+    entry: event.levels[event.levels.length - 1]?.entry ?? 0n,
+  };
+}
+
+/** Takes the exception to EL1, runs the kernel, and returns from the exception. */
+function* take(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, syndrome: Syndrome): Path<Resumption> {
+  const { cpu, trace } = here;
+  const pc = regs.pc;
+  mmu.setSyndrome(syndrome.far, syndrome.esr);
+  trace.emit({
+    type: 'fault',
+    cpu: trace.cpu,
+    exception: syndrome.exception,
+    pc,
+    address: syndrome.far,
+    code: syndrome.esr,
+    access: accessType(syndrome.access),
+  });
+  const outer = here.regs;
+  here.regs = regs;
+  try {
+    if (!pushFrame(here, mmu, regs)) {
+      yield* panic_bad_stack(here, regs, syndrome.esr, syndrome.far);
+    } else if (regs.user_mode) {
+      yield* el0t_64_sync_handler(here, regs);
+    } else {
+      yield* el1h_64_sync_handler(here, regs);
+    }
+  } finally {
+    here.regs = outer;
+  }
+  if (regs.dirty !== 0) {
+    for (let n = 0; n < 31; n++) {
+      if (((regs.dirty >>> n) & 1) === 1) cpu.write(`x${n}`, regs.x(n));
+    }
+    if (regs.dirty < 0) cpu.write('sp', regs.sp);
+  }
+  const how = regs.pc === pc ? 'retry' : 'fixup';
+  return { how, pc: regs.pc, address: syndrome.far, entry: syndrome.entry };
+}
+
+/**
+ * Puts the registers onto the kernel stack, below sp from EL1, at its top from EL0. False when they do
+ * not fit there: sp has run over the end of the stack (the test of kernel_ventry, by the distance from the
+ * stack's start), is not aligned, or points to what cannot be written. Real hardware would fault on the
+ * last two again and again until it ends on the overflow stack.
+ */
+function pushFrame(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs): boolean {
+  const { current } = here;
+  const stack = mmu.stackOf(current);
+  const user = regs.user_mode;
+  const at = (user ? stack + current.stackSize : regs.spSigned) - PT_REGS_SIZE;
+  if (at % 16 !== 0) return false;
+  if (at < stack && at >= stack - current.stackSize) return false;
+  const first = mmu.writable(at);
+  const second = (at & 0xfff) + PT_REGS_SIZE > 4096 ? mmu.writable(at + PT_REGS_SIZE - 8) : 0;
+  if (first < 0 || second < 0) return false;
+  const top = user ? current.stack + BigInt(current.stackSize) : regs.sp;
+  const frame = BigInt.asUintN(64, top - PT_REGS_SIZE_ADDRESS);
+  regs.place(here.ram, frame, first, second - (second % 4096));
+  return true;
+}

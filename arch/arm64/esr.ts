@@ -1,0 +1,141 @@
+/**
+ * ESR_EL1: fields, fault status codes, and the words hardware builds.
+ *
+ * Names from arch/arm64/include/asm/esr.h, bpf-next merge 8496d9020ff3; encodings from Arm ARM (DDI 0487),
+ * D24.2 "ESR_EL1". Left out: everything that is not an abort or an alignment exception.
+ */
+
+export const ESR_ELx_EC_SHIFT = 26n;
+export const ESR_ELx_EC_MASK = 0x3fn << ESR_ELx_EC_SHIFT;
+export const ESR_ELx_IL = 1n << 25n;
+export const ESR_ELx_ISV = 1n << 24n;
+export const ESR_ELx_CM = 1n << 8n;
+export const ESR_ELx_WNR = 1n << 6n;
+export const ESR_ELx_FnV = 1n << 10n;
+export const ESR_ELx_FSC = 0x3fn;
+
+export const ESR_ELx_EC_IABT_LOW = 0x20;
+export const ESR_ELx_EC_IABT_CUR = 0x21;
+export const ESR_ELx_EC_PC_ALIGN = 0x22;
+export const ESR_ELx_EC_DABT_LOW = 0x24;
+export const ESR_ELx_EC_DABT_CUR = 0x25;
+export const ESR_ELx_EC_SP_ALIGN = 0x26;
+
+/** Fault status codes; those with a level have it added. */
+export const ESR_ELx_FSC_ADDRSZ = 0x00;
+export const ESR_ELx_FSC_FAULT = 0x04;
+export const ESR_ELx_FSC_ACCESS = 0x08;
+export const ESR_ELx_FSC_PERM = 0x0c;
+export const ESR_ELx_FSC_EXTABT = 0x10;
+export const ESR_ELx_FSC_SEA_TTW = 0x14;
+/** ALIGN has no macro of its own in esr.h: fault_info row 33. */
+export const FSC_ALIGNMENT = 0x21;
+
+/** A class as it stands in the register. Tests on the path compare bigint: converting costs more. */
+function classBits(ec: number): bigint {
+  return BigInt(ec) << ESR_ELx_EC_SHIFT;
+}
+
+const IABT_LOW_BITS = classBits(ESR_ELx_EC_IABT_LOW);
+const IABT_CUR_BITS = classBits(ESR_ELx_EC_IABT_CUR);
+const DABT_LOW_BITS = classBits(ESR_ELx_EC_DABT_LOW);
+const DABT_CUR_BITS = classBits(ESR_ELx_EC_DABT_CUR);
+
+export function ESR_ELx_EC(esr: bigint): number {
+  return Number((esr & ESR_ELx_EC_MASK) >> ESR_ELx_EC_SHIFT);
+}
+
+export function fsc(esr: bigint): number {
+  return Number(esr & ESR_ELx_FSC);
+}
+
+export function wnr(esr: bigint): boolean {
+  return (esr & ESR_ELx_WNR) !== 0n;
+}
+
+export function cm(esr: bigint): boolean {
+  return (esr & ESR_ELx_CM) !== 0n;
+}
+
+export function is_write_abort(esr: bigint): boolean {
+  return (esr & (ESR_ELx_WNR | ESR_ELx_CM)) === ESR_ELx_WNR;
+}
+
+export function esr_is_data_abort(esr: bigint): boolean {
+  const ec = esr & ESR_ELx_EC_MASK;
+  return ec === DABT_LOW_BITS || ec === DABT_CUR_BITS;
+}
+
+export function is_el1_data_abort(esr: bigint): boolean {
+  return (esr & ESR_ELx_EC_MASK) === DABT_CUR_BITS;
+}
+
+export function is_el1_instruction_abort(esr: bigint): boolean {
+  return (esr & ESR_ELx_EC_MASK) === IABT_CUR_BITS;
+}
+
+export function is_el0_instruction_abort(esr: bigint): boolean {
+  return (esr & ESR_ELx_EC_MASK) === IABT_LOW_BITS;
+}
+
+export function esr_fsc_is_translation_fault(esr: bigint): boolean {
+  return (esr & 0x3cn) === 0x04n || (esr & 0x3fn) === 0x2bn;
+}
+
+/** The same for a status code by itself, as PAR_EL1.FST has it. */
+export function fscIsTranslationFault(code: number): boolean {
+  return (code & 0x3c) === ESR_ELx_FSC_FAULT || code === 0x2b;
+}
+
+export function esr_fsc_is_permission_fault(esr: bigint): boolean {
+  return (esr & 0x3cn) === 0x0cn;
+}
+
+/** A synchronous tag check fault. */
+export function esr_fsc_is_tag_check_fault(esr: bigint): boolean {
+  return (esr & ESR_ELx_FSC) === 0x11n;
+}
+
+/** What the class field says, in the kernel's words. */
+export function esr_get_class_string(esr: bigint): string {
+  switch (ESR_ELx_EC(esr)) {
+    case ESR_ELx_EC_IABT_LOW:
+      return 'IABT (lower EL)';
+    case ESR_ELx_EC_IABT_CUR:
+      return 'IABT (current EL)';
+    case ESR_ELx_EC_PC_ALIGN:
+      return 'PC Alignment';
+    case ESR_ELx_EC_DABT_LOW:
+      return 'DABT (lower EL)';
+    case ESR_ELx_EC_DABT_CUR:
+      return 'DABT (current EL)';
+    case ESR_ELx_EC_SP_ALIGN:
+      return 'SP Alignment';
+    default:
+      return 'UNRECOGNIZED EC';
+  }
+}
+
+/** What goes into the ESR of an abort, besides its fault status code. */
+export interface AbortKind {
+  readonly fetch: boolean;
+  /** Taken from EL0. */
+  readonly user: boolean;
+  readonly write: boolean;
+  readonly cacheMaintenance: boolean;
+}
+
+/**
+ * The ESR of a stage 1 abort taken to EL1: IL = 1 and ISV = 0 always; WnR and CM only for data.
+ * Cache maintenance has both CM and WnR.
+ */
+export function abortEsr(kind: AbortKind, code: number): bigint {
+  if (kind.fetch) return BigInt((kind.user ? 0x8200_0000 : 0x8600_0000) + code);
+  const base = kind.user ? 0x9200_0000 : 0x9600_0000;
+  return BigInt(base + (kind.cacheMaintenance ? 0x140 : kind.write ? 0x40 : 0) + code);
+}
+
+/** The ESR of an exception without syndrome: PC or SP alignment. */
+export function plainEsr(ec: number): bigint {
+  return (BigInt(ec) << ESR_ELx_EC_SHIFT) | ESR_ELx_IL;
+}

@@ -1,0 +1,517 @@
+import { describe, expect, test } from '@jest/globals';
+import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode } from '../../emu/cpu.js';
+import { VM_EXEC, VM_READ, VM_WRITE } from '../kernel.js';
+import { arm64 } from './index.js';
+import {
+  type Ending,
+  K,
+  LDR_X0_X1,
+  NOP,
+  STR_X0_X1,
+  TEXT,
+  TestMachine,
+  USER_DATA,
+  USER_TEXT,
+} from './testing.js';
+
+const PAGE_KERNEL = 0x00e8_0000_0000_0703n;
+const PAGE_KERNEL_RO = 0x00e0_0000_0000_0783n;
+const PAGE_SHARED = 0x0068_0000_0000_0fc3n;
+const PAGE_READONLY = 0x0060_0000_0000_0fc3n;
+const PAGE_READONLY_EXEC = 0x0020_0000_0000_0fc3n;
+const AF = 1n << 10n;
+const LDADD_X0_X1_X2 = 0xf820_0041;
+const LDTR_X1_X2 = 0xf840_0841;
+const DC_CIVAC_X1 = 0xd50b_7e21;
+const LDXR_X0_X1 = 0xc85f_7c20;
+const STXR_W0_X1_X2 = 0xc800_7c41;
+
+/** Under another level 0 entry than everything that is mapped. */
+const FAR_AWAY = 0xffff_9001_2345_6008n;
+
+const EL1_PATH = ['el1h_64_sync_handler', 'el1_abort', 'do_mem_abort'];
+const BAD_AREA = [...EL1_PATH, 'do_translation_fault', 'do_bad_area', '__do_kernel_fault'];
+const OOPS = ['die_kernel_fault', 'die'];
+const STAGES = ['kfence_handle_page_fault', 'bpf_arena_handle_page_fault'];
+
+function unable(what: string, address: bigint): string {
+  return `Unable to handle kernel ${what} at virtual address ${address.toString(16).padStart(16, '0')}`;
+}
+
+const oopsed = (title: string): Ending => ({ how: 'dead', outcome: { kind: 'oops', title, signal: 11 } });
+
+/** A kernel thread whose page K is not there yet; tables down to the pte exist. */
+function kthread(word = LDR_X0_X1): TestMachine {
+  const machine = new TestMachine();
+  machine.entryPa(K, 3);
+  machine.code(word);
+  return machine;
+}
+
+function userTask(word = LDR_X0_X1): TestMachine {
+  const machine = kthread(word);
+  machine.becomeUserTask();
+  return machine;
+}
+
+/** The user task's user half: it executes at USER_TEXT in EL0. */
+function userCode(word: number): TestMachine {
+  const machine = userTask();
+  machine.map(USER_TEXT, PAGE_READONLY_EXEC);
+  arm64.prepareUser(machine.here, USER_TEXT, USER_DATA);
+  machine.code(word, USER_TEXT);
+  return machine;
+}
+
+describe('EL1 accesses that nobody recovers', () => {
+  /** Entry to spoil (level, value), access, ESR, what the last line of show_pte ends with. */
+  test.each<readonly [string, bigint, number, bigint, AccessCode, string, string]>([
+    ['read, pte = 0', K, 3, 0n, ACCESS_READ, '96000007', ', pte=0000000000000000'],
+    ['write, pte = 0', K, 3, 0n, ACCESS_WRITE, '96000047', ', pte=0000000000000000'],
+    ['read, pmd = 0', K, 2, 0n, ACCESS_READ, '96000006', ', pmd=0000000000000000'],
+    ['read, pud = 0', K, 1, 0n, ACCESS_READ, '96000005', ', pud=0000000000000000'],
+    ['read, pgd = 0', FAR_AWAY, 0, 0n, ACCESS_READ, '96000004', ', p4d=0000000000000000'],
+    [
+      'read, level 0 entry ends in 01',
+      FAR_AWAY,
+      0,
+      0x1001n,
+      ACCESS_READ,
+      '96000004',
+      ', p4d=0000000000001001',
+    ],
+    ['read, pte ends in 01', K, 3, PAGE_KERNEL & ~2n, ACCESS_READ, '96000007', ', pte=00e8000000000701'],
+  ])('%s: both stages are asked and it is a paging request', (_, va, level, entry, access, esr, tail) => {
+    const machine = kthread(access === ACCESS_WRITE ? STR_X0_X1 : LDR_X0_X1);
+    machine.set(va, level, entry);
+    expect(machine.miss(va, access)).toEqual(oopsed(unable('paging request', va)));
+    expect(machine.esr()).toBe(esr);
+    expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception', ...STAGES, ...OOPS]);
+    expect(machine.kernel.console.find((line) => line.startsWith('[ffff'))?.endsWith(tail)).toBe(true);
+  });
+
+  test('NULL pointer of a kernel thread: do_page_fault without mm, no stage asked', () => {
+    const machine = kthread();
+    expect(machine.miss(0n, ACCESS_READ)).toEqual(oopsed(unable('NULL pointer dereference', 0n)));
+    expect(machine.esr()).toBe('96000004');
+    expect(machine.path()).toEqual([
+      ...EL1_PATH,
+      'do_translation_fault',
+      'do_page_fault',
+      '__do_kernel_fault',
+      'fixup_exception',
+      ...OOPS,
+    ]);
+    expect(machine.kernel.console).toContain('[0000000000000000] user address but active_mm is swapper');
+  });
+
+  test('a TTBR0 address above the first page reaches KFENCE and the arena', () => {
+    const machine = kthread(STR_X0_X1);
+    expect(machine.miss(0x1008n, ACCESS_WRITE)).toEqual(oopsed(unable('paging request', 0x1008n)));
+    expect(machine.esr()).toBe('96000044');
+    expect(machine.path()).toEqual(expect.arrayContaining(STAGES));
+  });
+
+  test.each([
+    [0xdead_0000_0000_0108n, 0xdead_0000_0000_0108n],
+    // Bit 55 clear: the top byte is a tag, and the untagged address is in neither half.
+    [0x6b6b_6b6b_6b6b_6b6bn, 0x006b_6b6b_6b6b_6b6bn],
+  ])('%s lies between the halves', (far, shown) => {
+    const machine = kthread();
+    expect(machine.miss(far, ACCESS_READ)).toEqual(oopsed(unable('paging request', shown)));
+    expect(machine.esr()).toBe('96000004');
+    expect(machine.find('fault')?.address).toBe(far);
+    expect(machine.find('walk')?.levels).toEqual([]);
+    const text = `[${shown.toString(16).padStart(16, '0')}] address between user and kernel address ranges`;
+    expect(machine.kernel.console).toContain(text);
+  });
+
+  test('a tagged NULL of a user task: FAR keeps the tag, the message does not', () => {
+    const machine = userTask();
+    const far = 0x0100_0000_0000_0010n;
+    expect(machine.miss(far, ACCESS_READ)).toEqual(oopsed(unable('NULL pointer dereference', 0x10n)));
+    expect(machine.find('fault')?.address).toBe(far);
+  });
+
+  test.each([
+    ['store', STR_X0_X1, ACCESS_WRITE],
+    // The engine lets the atomic read, and then is refused the write.
+    ['atomic', LDADD_X0_X1_X2, ACCESS_WRITE],
+    ['store-exclusive, which the engine begins with a read', STXR_W0_X1_X2, ACCESS_READ],
+  ] as const)('%s to a read-only page', (_, word, access) => {
+    const machine = kthread(word);
+    machine.map(K, PAGE_KERNEL_RO);
+    machine.cpu.write('x2', K);
+    expect(machine.miss(K, access)).toEqual(oopsed(unable('write to read-only memory', K)));
+    expect(machine.esr()).toBe('9600004f');
+    // A permission fault is not translation: nobody is asked.
+    expect(machine.path()).toEqual([
+      ...EL1_PATH,
+      'do_page_fault',
+      '__do_kernel_fault',
+      'fixup_exception',
+      ...OOPS,
+    ]);
+  });
+
+  test('a store to a read-only 2 MiB block faults at level 2, and show_pte ends with the block', () => {
+    const machine = kthread(STR_X0_X1);
+    machine.set(K, 2, 0x00e0_0000_4000_0781n);
+    expect(machine.miss(K, ACCESS_WRITE)).toEqual(oopsed(unable('write to read-only memory', K)));
+    expect(machine.esr()).toBe('9600004e');
+    expect(machine.kernel.console.find((line) => line.startsWith('[ffff'))).toMatch(
+      /, pmd=00e0000040000781$/,
+    );
+  });
+
+  test('execution of a page that is not executable: no extable, not spurious, no data abort info', () => {
+    const machine = kthread();
+    machine.map(K, PAGE_KERNEL);
+    const target = K & ~0xfn;
+    machine.cpu.write('pc', target);
+    expect(machine.miss(target, ACCESS_FETCH)).toEqual(
+      oopsed(unable('execute from non-executable memory', target)),
+    );
+    expect(machine.esr()).toBe('8600000f');
+    expect(machine.path()).not.toContain('fixup_exception');
+    expect(machine.kernel.console).not.toContain('Data abort info:');
+  });
+
+  test('a jump to NULL prints no code', () => {
+    const machine = kthread();
+    machine.cpu.write('pc', 0n);
+    expect(machine.miss(0n, ACCESS_FETCH)).toEqual(oopsed(unable('NULL pointer dereference', 0n)));
+    expect(machine.esr()).toBe('86000004');
+    expect(machine.kernel.console).toContain('pc : 0x0');
+    expect(machine.kernel.console.some((line) => line.startsWith('Code:'))).toBe(false);
+  });
+
+  test('a fetch from a hole reaches KFENCE and the arena as a read', () => {
+    const machine = kthread();
+    machine.cpu.write('pc', K);
+    expect(machine.miss(K, ACCESS_FETCH)).toEqual(oopsed(unable('paging request', K)));
+    expect(machine.esr()).toBe('86000007');
+    const asked = machine.log.events.filter((event) => event.type === 'enter' && STAGES.includes(event.fn));
+    expect(asked).toMatchObject([{ args: [K, false, expect.anything()] }, { args: [K, false, K] }]);
+  });
+
+  test('access flag fault: a paging request that no stage is asked about', () => {
+    const machine = kthread();
+    machine.map(K, PAGE_KERNEL & ~AF);
+    expect(machine.miss(K, ACCESS_READ)).toEqual(oopsed(unable('paging request', K)));
+    expect(machine.esr()).toBe('9600000b');
+    expect(machine.path()).not.toContain('kfence_handle_page_fault');
+    expect(machine.kernel.console).toContain('  FSC = 0x0b: level 3 access flag fault');
+  });
+
+  test('a misaligned exclusive faults before the address is translated', () => {
+    const machine = kthread(LDXR_X0_X1);
+    machine.cpu.write('x1', K + 1n);
+    expect(machine.miss(K + 1n, ACCESS_READ)).toEqual(oopsed(unable('paging request', K + 1n)));
+    expect(machine.esr()).toBe('96000021');
+    expect(machine.path()).toContain('do_alignment_fault');
+  });
+
+  test('external aborts die at once, without "Unable to handle"', () => {
+    const machine = kthread();
+    // 0x80000000 is no memory of this machine, but within its 40 bits.
+    machine.set(K, 3, PAGE_KERNEL | 0x8000_0000n);
+    machine.miss(K, ACCESS_READ);
+    expect(machine.kernel.console[0]).toBe(
+      'Internal error: synchronous external abort: 0000000096000010 [#1]  SMP',
+    );
+    expect(machine.kernel.taints).toEqual(['M', 'D']);
+    expect(machine.path()).not.toContain('fixup_exception');
+
+    const walk = kthread();
+    walk.set(K, 1, 0x1000_0000_8000_0403n);
+    walk.miss(K, ACCESS_READ);
+    expect(walk.kernel.console[0]).toBe(
+      'Internal error: level 2 (translation table walk): 0000000096000016 [#1]  SMP',
+    );
+  });
+
+  test('address size: the handler declines, and an exception-table entry is not looked at', () => {
+    const machine = kthread();
+    machine.addExtable({ type: 'KACCESS_ERR_ZERO' });
+    machine.set(K, 3, PAGE_KERNEL | 0x100_0000_0000n);
+    expect(machine.miss(K, ACCESS_READ)).toEqual(oopsed(unable('level 3 address size fault', K)));
+    expect(machine.esr()).toBe('96000003');
+    expect(machine.path()).toEqual([...EL1_PATH, 'do_bad', ...OOPS]);
+  });
+
+  test('a misaligned pc', () => {
+    const machine = kthread();
+    machine.cpu.write('pc', TEXT + 2n);
+    const ending = machine.stop({ kind: 'exception', number: 0x102 });
+    expect(ending).toMatchObject({ how: 'dead', outcome: { kind: 'oops' } });
+    expect(machine.kernel.console[0]).toBe(
+      'Internal error: SP/PC alignment exception: 000000008a000000 [#1]  SMP',
+    );
+    expect(machine.path()).toContain('el1_pc');
+  });
+});
+
+describe('EL1 accesses to user pages', () => {
+  test('a plain load is refused by PAN', () => {
+    const machine = userTask();
+    machine.map(USER_DATA, PAGE_SHARED);
+    const title = unable('access to user memory outside uaccess routines', USER_DATA);
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(oopsed(title));
+    expect(machine.esr()).toBe('9600000f');
+    expect(machine.path()).not.toContain('__do_kernel_fault');
+  });
+
+  test('execution of user code', () => {
+    const machine = userTask();
+    machine.map(USER_TEXT, PAGE_READONLY_EXEC);
+    machine.cpu.write('pc', USER_TEXT);
+    const title = unable('execution of user memory', USER_TEXT);
+    expect(machine.miss(USER_TEXT, ACCESS_FETCH)).toEqual(oopsed(title));
+    expect(machine.esr()).toBe('8600000f');
+  });
+
+  test('a kernel thread with a borrowed mm reads unreadable memory', () => {
+    const machine = userTask();
+    machine.here.current.mm = null;
+    machine.map(USER_DATA, PAGE_SHARED);
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(
+      oopsed(unable('read from unreadable memory', USER_DATA)),
+    );
+    expect(machine.kernel.console.some((line) => line.startsWith('user pgtable: 4k pages'))).toBe(true);
+  });
+
+  test('LDTR where there is no VMA ends at its fixup; the zero wins over -EFAULT', () => {
+    const machine = userTask(LDTR_X1_X2);
+    machine.addExtable({ type: 'UACCESS_ERR_ZERO', data: { err: 'x3', zero: 'x1' } });
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'fixup', pc: TEXT + 0x40n });
+    expect(machine.cpu.read('x3')).toBe(0xffff_ffff_ffff_fff2n);
+    expect(machine.cpu.read('x1')).toBe(0n);
+    expect(machine.path()).toContain('lock_mm_and_find_vma');
+  });
+
+  test('LDTR to a demand page is retried', () => {
+    const machine = userTask(LDTR_X1_X2);
+    machine.kernel.answers.vma = { vm_start: USER_DATA, vm_end: USER_DATA + 4096n, vm_flags: VM_READ };
+    machine.kernel.answers.handleMmFault = () => 0;
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'retry', pc: TEXT });
+    expect(machine.kernel.console).toEqual([]);
+  });
+
+  test('LDTR to a kernel page is refused as unprivileged', () => {
+    const machine = userTask(LDTR_X1_X2);
+    machine.map(K, PAGE_KERNEL);
+    expect(machine.miss(K, ACCESS_READ)).toEqual(oopsed(unable('read from unreadable memory', K)));
+    expect(machine.esr()).toBe('9600000f');
+    expect(machine.find('walk')?.user).toBe(true);
+  });
+
+  test('with page faults disabled the address space is not asked', () => {
+    const machine = userTask(LDTR_X1_X2);
+    machine.here.current.pagefault_disabled = 1;
+    machine.addExtable({ type: 'UACCESS_ERR_ZERO' });
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'fixup' });
+    expect(machine.path()).not.toContain('lock_mm_and_find_vma');
+  });
+});
+
+describe('recovery', () => {
+  test.each([
+    ['load', LDR_X0_X1, ACCESS_READ, '96000007', false],
+    ['store', STR_X0_X1, ACCESS_WRITE, '96000047', true],
+    ['atomic', LDADD_X0_X1_X2, ACCESS_READ, '96000007', false],
+    ['store-exclusive', STXR_W0_X1_X2, ACCESS_READ, '96000047', true],
+  ] as const)(
+    '%s: the arena is asked after KFENCE, and the instruction is retried',
+    (_, word, access, esr, write) => {
+      const machine = kthread(word);
+      machine.cpu.write('x1', K);
+      machine.cpu.write('x2', K);
+      machine.kernel.answers.arena = () => true;
+      expect(machine.miss(K, access)).toEqual({ how: 'retry', pc: TEXT, address: K, entry: 0n });
+      expect(machine.esr()).toBe(esr);
+      expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception', ...STAGES]);
+      expect(machine.log.events).toContainEqual(
+        expect.objectContaining({ type: 'enter', fn: 'bpf_arena_handle_page_fault', args: [K, write, TEXT] }),
+      );
+      expect(machine.kernel.console).toEqual([]);
+    },
+  );
+
+  test('cache maintenance is a write with CM set', () => {
+    const machine = kthread(DC_CIVAC_X1);
+    machine.kernel.answers.arena = () => true;
+    machine.stop({ kind: 'cache-op', va: K, write: false });
+    expect(machine.esr()).toBe('96000147');
+    machine.map(K, PAGE_KERNEL_RO);
+    const done = machine.stop({ kind: 'cache-op', va: K, write: false });
+    expect(done).toMatchObject({ how: 'fixup', pc: TEXT + 4n });
+    expect(machine.find('fault')).toBeUndefined();
+  });
+
+  test('KFENCE comes first', () => {
+    const machine = kthread();
+    machine.kernel.answers.kfence = () => true;
+    expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'retry' });
+    expect(machine.path()).not.toContain('bpf_arena_handle_page_fault');
+  });
+
+  test('without CONFIG_KFENCE the stage does not exist', () => {
+    const machine = new TestMachine({ KFENCE: false });
+    machine.code(LDR_X0_X1);
+    machine.kernel.answers.arena = () => true;
+    machine.miss(K, ACCESS_READ);
+    expect(machine.path()).not.toContain('kfence_handle_page_fault');
+    expect(machine.path()).toContain('bpf_arena_handle_page_fault');
+  });
+
+  test('the exception table comes before both, and a program load is reported byte-exact', () => {
+    const machine = kthread();
+    machine.addExtable({ type: 'BPF', clear: 'x7', arena: { register: 'x3', offset: -8 } });
+    machine.cpu.write('x3', 0x2345_6010n);
+    machine.cpu.write('x7', 0x1234n);
+    expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'fixup', pc: TEXT + 4n });
+    expect(machine.cpu.read('x7')).toBe(0n);
+    expect(machine.kernel.reports).toEqual([{ write: false, addr: 0x2345_6008n, ip: TEXT }]);
+    expect(machine.path()).not.toContain('kfence_handle_page_fault');
+  });
+
+  test('a translation that exists by now is spurious: a warning, no stage, retried', () => {
+    for (const entry of [PAGE_KERNEL, PAGE_KERNEL & ~AF]) {
+      const machine = kthread();
+      // Another CPU fills the entry between the fault and the check: here, while the table is searched.
+      machine.kernel.search_exception_tables = () => {
+        machine.map(K, entry);
+        return null;
+      };
+      expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'retry' });
+      expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception']);
+      expect(machine.kernel.warnings).toEqual([
+        'arch/arm64/mm/fault.c:417: Ignoring spurious kernel translation fault at virtual address ffff800123456008',
+      ]);
+    }
+  });
+
+  test('a fetch abort is never spurious', () => {
+    const machine = kthread();
+    machine.cpu.write('pc', K);
+    machine.kernel.answers.kfence = () => {
+      machine.map(K, PAGE_KERNEL);
+      return true;
+    };
+    machine.miss(K, ACCESS_FETCH);
+    expect(machine.path()).toContain('kfence_handle_page_fault');
+    expect(machine.kernel.warnings).toEqual([]);
+  });
+});
+
+describe('EL0', () => {
+  const vma = (vm_flags: number) => ({ vm_start: 0n, vm_end: 1n << 47n, vm_flags });
+  const signal = (signo: number, code: number, address: bigint): Ending => ({
+    how: 'dead',
+    outcome: { kind: 'signal', signo, code, address },
+  });
+
+  test.each<readonly [string, number, AccessCode, string]>([
+    ['load', LDR_X0_X1, ACCESS_READ, '92000005'],
+    ['store', STR_X0_X1, ACCESS_WRITE, '92000045'],
+  ])('%s where there is no VMA: SIGSEGV, SEGV_MAPERR, si_addr with its tag', (_, word, access, esr) => {
+    const machine = userCode(word);
+    const far = USER_DATA | (0x5an << 56n);
+    machine.entryPa(USER_DATA, 1);
+    expect(machine.miss(far, access)).toEqual(signal(11, 1, far));
+    expect(machine.esr()).toBe(esr);
+    expect(machine.path().slice(0, 5)).toEqual([
+      'el0t_64_sync_handler',
+      'el0_da',
+      'do_mem_abort',
+      'do_translation_fault',
+      'do_page_fault',
+    ]);
+  });
+
+  test('store to a read-only VMA: SEGV_ACCERR', () => {
+    const machine = userCode(STR_X0_X1);
+    machine.map(USER_DATA, PAGE_READONLY);
+    machine.kernel.answers.vma = vma(VM_READ);
+    expect(machine.miss(USER_DATA, ACCESS_WRITE)).toEqual(signal(11, 2, USER_DATA));
+    expect(machine.esr()).toBe('9200004f');
+  });
+
+  test('fetch from a page that is not executable: SEGV_ACCERR through el0_ia', () => {
+    const machine = userCode(NOP);
+    machine.map(USER_DATA, PAGE_SHARED);
+    machine.cpu.write('pc', USER_DATA);
+    machine.kernel.answers.vma = vma(VM_READ | VM_WRITE);
+    expect(machine.miss(USER_DATA, ACCESS_FETCH)).toEqual(signal(11, 2, USER_DATA));
+    expect(machine.esr()).toBe('8200000f');
+    expect(machine.path()).toContain('el0_ia');
+  });
+
+  test('demand page: handle_mm_fault gets what the access wants', () => {
+    const flags: number[] = [];
+    const machine = userCode(STR_X0_X1);
+    machine.kernel.answers.vma = vma(VM_READ | VM_WRITE | VM_EXEC);
+    machine.kernel.answers.handleMmFault = (_, flag) => {
+      flags.push(flag);
+      return 0;
+    };
+    expect(machine.miss(USER_DATA, ACCESS_WRITE)).toMatchObject({ how: 'retry', pc: USER_TEXT });
+    // WRITE 1, USER 0x40 and the default 0x214.
+    expect(flags).toEqual([0x255]);
+  });
+
+  test('kernel addresses look unmapped to user code, whatever is there', () => {
+    const present = userCode(LDR_X0_X1);
+    present.map(K, PAGE_KERNEL);
+    expect(present.miss(K, ACCESS_READ)).toEqual(signal(11, 1, K));
+    expect(present.esr()).toBe('9200000f');
+    expect(present.mmu.syndrome.fault_code).toBe(0x9200_0004n);
+
+    const absent = userCode(STR_X0_X1);
+    expect(absent.miss(K, ACCESS_WRITE)).toEqual(signal(11, 1, K));
+    expect(absent.esr()).toBe('92000047');
+    expect(absent.mmu.syndrome.fault_code).toBe(0x9200_0044n);
+    expect(absent.path()).toContain('do_bad_area');
+  });
+
+  test('cache maintenance counts as a read of the VMA', () => {
+    const machine = userCode(DC_CIVAC_X1);
+    machine.kernel.answers.vma = vma(VM_READ);
+    machine.kernel.answers.handleMmFault = () => 0;
+    expect(machine.stop({ kind: 'cache-op', va: USER_DATA, write: false })).toMatchObject({ how: 'retry' });
+    expect(machine.esr()).toMatch(/^9200014[4-7]$/);
+  });
+
+  test('misaligned exclusive: SIGBUS, BUS_ADRALN; misaligned pc the same; address size: SIGKILL', () => {
+    const exclusive = userCode(LDXR_X0_X1);
+    exclusive.cpu.write('x1', USER_DATA + 4n);
+    expect(exclusive.miss(USER_DATA + 4n, ACCESS_READ)).toEqual(signal(7, 1, USER_DATA + 4n));
+    expect(exclusive.esr()).toBe('92000021');
+
+    const jump = userCode(NOP);
+    jump.cpu.write('pc', USER_TEXT + 2n);
+    expect(jump.stop({ kind: 'exception', number: 0x102 })).toEqual(signal(7, 1, USER_TEXT + 2n));
+
+    const size = userCode(LDR_X0_X1);
+    size.set(USER_DATA, 3, PAGE_SHARED | 0x100_0000_0000n);
+    expect(size.miss(USER_DATA, ACCESS_READ)).toMatchObject({ outcome: { kind: 'signal', signo: 9 } });
+    expect(size.esr()).toBe('92000003');
+  });
+});
+
+describe('after an oops', () => {
+  test('in an interrupt, and with panic_on_oops, it is a panic', () => {
+    const machine = kthread();
+    machine.here.current.in_interrupt = 1;
+    expect(machine.miss(K, ACCESS_READ)).toEqual({
+      how: 'dead',
+      outcome: { kind: 'panic', title: 'Oops: Fatal exception in interrupt' },
+    });
+    const eager = new TestMachine({ panic_on_oops: true });
+    expect(eager.miss(K, ACCESS_READ)).toEqual({
+      how: 'dead',
+      outcome: { kind: 'panic', title: 'Oops: Fatal exception' },
+    });
+  });
+});

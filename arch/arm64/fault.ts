@@ -1,0 +1,374 @@
+/**
+ * The page-fault path of arm64.
+ *
+ * Ported from arch/arm64/mm/fault.c, bpf-next merge 8496d9020ff3. What it prints is in fault-report.ts,
+ * the table of status codes in fault-info.ts. Left out: kprobes, pKVM, KASAN and MTE reports, GCS,
+ * protection keys, software PAN, APEI, the EFI runtime services (never current here), the per-VMA lock
+ * (faults of user code take the mmap lock at once, with the same result), pending signals (there are none
+ * in the lab), and counting of perf events.
+ */
+import { type Delegate, type Path, port } from '../../emu/path.js';
+import type { ThisCpu } from '../arch.js';
+import {
+  BUS_ADRERR,
+  FAULT_FLAG_DEFAULT,
+  FAULT_FLAG_INSTRUCTION,
+  FAULT_FLAG_TRIED,
+  FAULT_FLAG_USER,
+  FAULT_FLAG_WRITE,
+  PAGE_SIZE,
+  SEGV_ACCERR,
+  SEGV_MAPERR,
+  SIGBUS,
+  SIGSEGV,
+  VM_EXEC,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_ERROR,
+  VM_FAULT_HWPOISON,
+  VM_FAULT_HWPOISON_LARGE,
+  VM_FAULT_OOM,
+  VM_FAULT_RETRY,
+  VM_FAULT_SIGBUS,
+  VM_READ,
+  VM_WRITE,
+} from '../kernel.js';
+import {
+  ESR_ELx_CM,
+  ESR_ELx_EC,
+  ESR_ELx_EC_DABT_LOW,
+  ESR_ELx_EC_IABT_LOW,
+  ESR_ELx_EC_MASK,
+  ESR_ELx_FnV,
+  ESR_ELx_IL,
+  ESR_ELx_WNR,
+  esr_fsc_is_permission_fault,
+  esr_fsc_is_tag_check_fault,
+  esr_fsc_is_translation_fault,
+  fsc,
+  fscIsTranslationFault,
+  is_el0_instruction_abort,
+  is_el1_data_abort,
+  is_el1_instruction_abort,
+  is_write_abort,
+  wnr,
+} from './esr.js';
+import { fixup_exception, uaccessAllows } from './extable.js';
+import { type fault_info, faultInfo } from './fault-info.js';
+import { die_kernel_fault } from './fault-report.js';
+import { is_ttbr0_addr, untagged_addr } from './memory.js';
+import { mmuOf } from './mmu.js';
+import type { Arm64PtRegs } from './regs.js';
+import { arm64_force_sig_fault, arm64_notify_die, BUS_MCEERR_AR } from './traps.js';
+import { NO_FAULT } from './walk.js';
+
+/** A handler of fault_info: 0 when it dealt with the fault, 1 when it did not. */
+type FaultFunction = (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs) => Delegate<number>;
+
+const PAGE_SIZE_ADDRESS = BigInt(PAGE_SIZE);
+
+function esr_to_fault_info(esr: bigint): fault_info {
+  return faultInfo(fsc(esr));
+}
+
+function is_el1_permission_fault(esr: bigint): boolean {
+  return (is_el1_data_abort(esr) || is_el1_instruction_abort(esr)) && esr_fsc_is_permission_fault(esr);
+}
+
+function is_el1_mte_sync_tag_check_fault(esr: bigint): boolean {
+  return is_el1_data_abort(esr) && esr_fsc_is_tag_check_fault(esr);
+}
+
+/**
+ * Would the access translate now? AT S1E1R walks the tables as they are at this moment. Any outcome but
+ * another translation fault counts as spurious, a permission or access flag fault included.
+ */
+function is_spurious_el1_translation_fault(here: ThisCpu, addr: bigint, esr: bigint): boolean {
+  if (!is_el1_data_abort(esr) || !esr_fsc_is_translation_fault(esr)) return false;
+  const dfsc = mmuOf(here).at_s1e1r(addr);
+  return dfsc === NO_FAULT || !fscIsTranslationFault(dfsc);
+}
+
+/** The EFI runtime services are never current in the lab. */
+function efi_runtime_fixup_exception(): boolean {
+  return false;
+}
+
+function faulthandler_disabled(here: ThisCpu): boolean {
+  const { current } = here;
+  return current.pagefault_disabled !== 0 || current.preempt_count !== 0 || current.in_interrupt !== 0;
+}
+
+/** What the task's signal frame will show: of kernel addresses, user code learns nothing. */
+function set_thread_esr(here: ThisCpu, address: bigint, esr: bigint): void {
+  const { syndrome } = mmuOf(here);
+  syndrome.fault_address = address;
+  syndrome.fault_code = esr;
+  if (is_ttbr0_addr(address)) return;
+  switch (ESR_ELx_EC(esr)) {
+    case ESR_ELx_EC_DABT_LOW:
+      syndrome.fault_code = (esr & (ESR_ELx_EC_MASK | ESR_ELx_IL | ESR_ELx_CM | ESR_ELx_WNR)) | 0x04n;
+      return;
+    case ESR_ELx_EC_IABT_LOW:
+      syndrome.fault_code = (esr & (ESR_ELx_EC_MASK | ESR_ELx_IL)) | 0x04n;
+      return;
+    default:
+      here.kernel.warn(
+        here,
+        'arch/arm64/mm/fault.c:518',
+        'do_bad_area+0x60/0x88',
+        `ESR 0x${esr.toString(16)} is not DABT or IABT from EL0`,
+      );
+      syndrome.fault_code = 0n;
+  }
+}
+
+export const __do_kernel_fault = port(
+  '__do_kernel_fault',
+  ['addr', 'esr', 'regs'],
+  function* (here: ThisCpu, addr: bigint, esr: bigint, regs: Arm64PtRegs): Path<void> {
+    const { trace, kernel } = here;
+    const fetch = yield* trace.decide(
+      '__do_kernel_fault',
+      'is_el1_instruction_abort(esr)',
+      is_el1_instruction_abort(esr),
+    );
+    if (!fetch && (yield* fixup_exception(here, regs, esr))) return;
+
+    const spurious = is_spurious_el1_translation_fault(here, addr, esr);
+    if (
+      yield* trace.decide('__do_kernel_fault', 'is_spurious_el1_translation_fault(addr, esr, regs)', spurious)
+    ) {
+      kernel.warn(
+        here,
+        'arch/arm64/mm/fault.c:417',
+        '__do_kernel_fault+0x164/0x188',
+        `Ignoring spurious kernel translation fault at virtual address ${addr.toString(16).padStart(16, '0')}`,
+      );
+      return;
+    }
+
+    const tagCheck = is_el1_mte_sync_tag_check_fault(esr);
+    if (yield* trace.decide('__do_kernel_fault', 'is_el1_mte_sync_tag_check_fault(esr)', tagCheck)) return;
+
+    let msg: string;
+    const permission = is_el1_permission_fault(esr);
+    if (yield* trace.decide('__do_kernel_fault', 'is_el1_permission_fault(addr, esr, regs)', permission)) {
+      if (wnr(esr)) msg = 'write to read-only memory';
+      else if (fetch) msg = 'execute from non-executable memory';
+      else msg = 'read from unreadable memory';
+    } else if (yield* trace.decide('__do_kernel_fault', 'addr < PAGE_SIZE', addr < PAGE_SIZE_ADDRESS)) {
+      msg = 'NULL pointer dereference';
+    } else {
+      const translation = esr_fsc_is_translation_fault(esr);
+      if (yield* trace.decide('__do_kernel_fault', 'esr_fsc_is_translation_fault(esr)', translation)) {
+        const write = wnr(esr);
+        if (kernel.config.KFENCE && (yield* kernel.kfence_handle_page_fault(here, addr, write, regs))) return;
+        if (yield* kernel.bpf_arena_handle_page_fault(here, addr, write, regs.pc)) return;
+      }
+      msg = 'paging request';
+    }
+
+    const efi = efi_runtime_fixup_exception();
+    if (yield* trace.decide('__do_kernel_fault', 'efi_runtime_fixup_exception(regs, msg)', efi)) return;
+    yield* die_kernel_fault(here, msg, addr, esr, regs);
+  },
+);
+
+const do_bad_area = port(
+  'do_bad_area',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<void> {
+    const addr = untagged_addr(far);
+    if (yield* here.trace.decide('do_bad_area', 'user_mode(regs)', regs.user_mode)) {
+      const inf = esr_to_fault_info(esr);
+      set_thread_esr(here, addr, esr);
+      yield* arm64_force_sig_fault(here, inf.sig, inf.code, far, inf.name);
+    } else {
+      yield* __do_kernel_fault(here, addr, esr, regs);
+    }
+  },
+);
+
+const do_page_fault: FaultFunction = port(
+  'do_page_fault',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<number> {
+    const { trace, kernel } = here;
+    const { mm } = here.current;
+    const addr = untagged_addr(far);
+    let mm_flags = FAULT_FLAG_DEFAULT;
+
+    const atomic = faulthandler_disabled(here) || mm === null;
+    if ((yield* trace.decide('do_page_fault', 'faulthandler_disabled() || !mm', atomic)) || mm === null) {
+      yield* __do_kernel_fault(here, addr, esr, regs);
+      return 0;
+    }
+    if (yield* trace.decide('do_page_fault', 'user_mode(regs)', regs.user_mode)) mm_flags |= FAULT_FLAG_USER;
+
+    let vm_flags: number;
+    if (is_el0_instruction_abort(esr)) {
+      vm_flags = VM_EXEC;
+      mm_flags |= FAULT_FLAG_INSTRUCTION;
+    } else if (is_write_abort(esr)) {
+      vm_flags = VM_WRITE;
+      mm_flags |= FAULT_FLAG_WRITE;
+    } else {
+      // The CPU has no EPAN: whoever may execute may read.
+      vm_flags = VM_READ | VM_WRITE | VM_EXEC;
+    }
+
+    const permission = is_ttbr0_addr(addr) && is_el1_permission_fault(esr);
+    if (
+      yield* trace.decide(
+        'do_page_fault',
+        'is_ttbr0_addr(addr) && is_el1_permission_fault(addr, esr, regs)',
+        permission,
+      )
+    ) {
+      if (
+        yield* trace.decide('do_page_fault', 'is_el1_instruction_abort(esr)', is_el1_instruction_abort(esr))
+      ) {
+        yield* die_kernel_fault(here, 'execution of user memory', addr, esr, regs);
+      }
+      const allowed = uaccessAllows(here, regs.pc, esr);
+      if (!(yield* trace.decide('do_page_fault', 'insn_may_access_user(regs->pc, esr)', allowed))) {
+        yield* die_kernel_fault(here, 'access to user memory outside uaccess routines', addr, esr, regs);
+      }
+    }
+
+    let fault: number;
+    let si_code = SEGV_MAPERR;
+    for (;;) {
+      const vma = yield* kernel.lock_mm_and_find_vma(here, mm, addr, regs);
+      if (vma === null) {
+        fault = 0;
+        break;
+      }
+      const granted = (vma.vm_flags & vm_flags) !== 0;
+      if (!(yield* trace.decide('do_page_fault', 'vma->vm_flags & vm_flags', granted))) {
+        fault = 0;
+        si_code = SEGV_ACCERR;
+        break;
+      }
+      fault = yield* kernel.handle_mm_fault(here, vma, addr, mm_flags, regs);
+      if ((fault & VM_FAULT_COMPLETED) !== 0) return 0;
+      if ((fault & VM_FAULT_RETRY) !== 0) {
+        mm_flags |= FAULT_FLAG_TRIED;
+        continue;
+      }
+      const failed = (fault & VM_FAULT_ERROR) !== 0;
+      if (!(yield* trace.decide('do_page_fault', 'fault & VM_FAULT_ERROR', failed))) return 0;
+      break;
+    }
+
+    // bad_area
+    if (!regs.user_mode) {
+      yield* __do_kernel_fault(here, addr, esr, regs);
+      return 0;
+    }
+    // pagefault_out_of_memory(): the lab has no OOM killer, the instruction is simply retried.
+    if ((fault & VM_FAULT_OOM) !== 0) return 0;
+
+    const inf = esr_to_fault_info(esr);
+    set_thread_esr(here, addr, esr);
+    if ((fault & VM_FAULT_SIGBUS) !== 0) {
+      yield* arm64_force_sig_fault(here, SIGBUS, BUS_ADRERR, far, inf.name);
+    } else if ((fault & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE)) !== 0) {
+      yield* arm64_force_sig_fault(here, SIGBUS, BUS_MCEERR_AR, far, inf.name);
+    } else {
+      yield* arm64_force_sig_fault(here, SIGSEGV, si_code, far, inf.name);
+    }
+    return 0;
+  },
+);
+
+const do_translation_fault: FaultFunction = port(
+  'do_translation_fault',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<number> {
+    const user = is_ttbr0_addr(untagged_addr(far));
+    if (yield* here.trace.decide('do_translation_fault', 'is_ttbr0_addr(addr)', user)) {
+      return yield* do_page_fault(here, far, esr, regs);
+    }
+    yield* do_bad_area(here, far, esr, regs);
+    return 0;
+  },
+);
+
+const do_alignment_fault: FaultFunction = port(
+  'do_alignment_fault',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<number> {
+    yield* do_bad_area(here, far, esr, regs);
+    return 0;
+  },
+);
+
+const do_bad: FaultFunction = port(
+  'do_bad',
+  ['far', 'esr', 'regs'],
+  // biome-ignore lint/correctness/useYield: it decides nothing
+  function* (_here: ThisCpu, _far: bigint, _esr: bigint, _regs: Arm64PtRegs): Path<number> {
+    return 1;
+  },
+);
+
+const do_sea: FaultFunction = port(
+  'do_sea',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<number> {
+    const inf = esr_to_fault_info(esr);
+    const siaddr = (esr & ESR_ELx_FnV) !== 0n ? 0n : untagged_addr(far);
+    here.kernel.add_taint('M');
+    yield* arm64_notify_die(here, inf.name, regs, inf.sig, inf.code, siaddr, esr);
+    return 0;
+  },
+);
+
+const do_tag_check_fault: FaultFunction = port(
+  'do_tag_check_fault',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<number> {
+    yield* do_bad_area(here, far, esr, regs);
+    return 0;
+  },
+);
+
+function handlerOf(inf: fault_info): FaultFunction {
+  switch (inf.fn) {
+    case 'do_bad':
+      return do_bad;
+    case 'do_translation_fault':
+      return do_translation_fault;
+    case 'do_page_fault':
+      return do_page_fault;
+    case 'do_sea':
+      return do_sea;
+    case 'do_tag_check_fault':
+      return do_tag_check_fault;
+    case 'do_alignment_fault':
+      return do_alignment_fault;
+  }
+}
+
+export const do_mem_abort = port(
+  'do_mem_abort',
+  ['far', 'esr', 'regs'],
+  function* (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs): Path<void> {
+    const inf = esr_to_fault_info(esr);
+    if ((yield* handlerOf(inf)(here, far, esr, regs)) === 0) return;
+    const addr = untagged_addr(far);
+    if (!(yield* here.trace.decide('do_mem_abort', 'user_mode(regs)', regs.user_mode))) {
+      yield* die_kernel_fault(here, inf.name, addr, esr, regs);
+    }
+    yield* arm64_notify_die(here, inf.name, regs, inf.sig, inf.code, addr, esr);
+  },
+);
+
+export const do_sp_pc_abort = port(
+  'do_sp_pc_abort',
+  ['addr', 'esr', 'regs'],
+  function* (here: ThisCpu, addr: bigint, esr: bigint, regs: Arm64PtRegs): Path<void> {
+    yield* arm64_notify_die(here, 'SP/PC alignment exception', regs, SIGBUS, 1, addr, esr);
+  },
+);

@@ -1,0 +1,25 @@
+/**
+ * Which half an address belongs to, for software.
+ *
+ * Ported from arch/arm64/include/asm/{memory,processor,uaccess}.h, bpf-next merge 8496d9020ff3, for 48-bit
+ * addresses. Left out: KASAN tags, 32-bit tasks.
+ */
+
+/** TASK_SIZE_64: end of the user half. */
+export const TASK_SIZE = 0x0001_0000_0000_0000n;
+/** Start of the kernel half, where the direct map begins. */
+export const PAGE_OFFSET = 0xffff_0000_0000_0000n;
+
+/** Clears the top byte of a user address, and leaves a kernel address (bit 55 set) as it is. */
+export function untagged_addr(addr: bigint): bigint {
+  return addr & BigInt.asUintN(64, BigInt.asIntN(56, addr));
+}
+
+/** Below TASK_SIZE. Addresses between the halves belong to neither. */
+export function is_ttbr0_addr(addr: bigint): boolean {
+  return addr < TASK_SIZE;
+}
+
+export function is_ttbr1_addr(addr: bigint): boolean {
+  return addr >= PAGE_OFFSET;
+}

@@ -1,0 +1,456 @@
+/**
+ * The memory management unit of one CPU: answers the engine's TLB fills, explains refused ones, and keeps
+ * pinned (stale) translations. What else the architecture has to remember of a CPU, exceptions, rides
+ * along.
+ */
+import { pageOf } from '../../emu/address.js';
+import {
+  ACCESS_FETCH,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type AccessCode,
+  accessType,
+  type Cpu,
+  PERM_EXEC,
+  PERM_WRITE,
+  type RegisterSet,
+} from '../../emu/cpu.js';
+import type { AccessType, WalkEvent, WalkLevel } from '../../emu/events.js';
+import type { Trace } from '../../emu/path.js';
+import type { Ram } from '../../emu/ram.js';
+import type { Mmu, ThisCpu, Translation } from '../arch.js';
+import type { task_struct } from '../kernel.js';
+import { ESR_ELx_FSC_FAULT, ESR_ELx_FSC_PERM } from './esr.js';
+import { faultInfo } from './fault-info.js';
+import { classify } from './instruction.js';
+import { Arm64PtRegs, SAVED_REGISTERS } from './regs.js';
+import { UnprivilegedCode } from './unprivileged-code.js';
+import {
+  ATTR_AF,
+  ATTR_DBM,
+  ATTR_EL0,
+  ATTR_RDONLY,
+  ATTR_UXN,
+  initialControl,
+  LEVEL_NAMES,
+  NO_FAULT,
+  Walker,
+} from './walk.js';
+
+/** A value of a control register that this machine does not model. */
+export class ControlRegisterError extends Error {
+  override name = 'ControlRegisterError';
+}
+
+const PSTATE_EL_BITS = 0xf;
+const PSTATE_PAN = 1 << 22;
+const PSTATE_UAO = 1 << 23;
+
+const TWO_48 = 2 ** 48;
+
+const NOT_ATTACHED = 'the walker has no CPU yet: attach() comes first';
+
+/** Output address size of TCR_EL1.IPS, in bits. */
+const IPS_BITS: readonly number[] = [32, 36, 40, 42, 44, 48];
+
+/** A translation that outlives its table entries. */
+interface Pin {
+  /** Root table of its half when it was made: the same page in another address space is another entry. */
+  readonly root: number;
+  readonly pa: number;
+  readonly attr: number;
+  readonly levels: readonly WalkLevel[];
+}
+
+/** Architectural state that an exception to EL1 leaves behind, and struct thread_struct's copy of it. */
+export interface Syndrome {
+  far_el1: bigint;
+  esr_el1: bigint;
+  /** current->thread.fault_address and fault_code, as set_thread_esr() left them. */
+  fault_address: bigint;
+  fault_code: bigint;
+}
+
+export class Arm64Mmu implements Mmu {
+  pa = 0;
+  user = false;
+  readonly syndrome: Syndrome = { far_el1: 0n, esr_el1: 0n, fault_address: 0n, fault_code: 0n };
+  readonly #control = initialControl();
+  readonly #walker: Walker;
+  /** For looks at other addresses while a walk is being answered: the instruction at pc, the stack. */
+  readonly #sideWalker: Walker;
+  readonly #ram: Ram;
+  #cpu: Cpu | null = null;
+  #trace: Trace | null = null;
+  #live: RegisterSet | null = null;
+  #saved: RegisterSet | null = null;
+  #syndromeRegisters: RegisterSet | null = null;
+  /** Saved registers by depth of nesting, used again and again. */
+  readonly #frames: Arm64PtRegs[] = [];
+  #depth = 0;
+  #stackTask: task_struct | null = null;
+  #stack = 0;
+  /** The address last located: a fault asks for the same one again and again. */
+  readonly #located = { va: 0n, address: 0 };
+  #tbi0 = false;
+  #tbi1 = false;
+  readonly #pins = new Map<number, Pin>();
+  #lastPin: Pin | null = null;
+  /** What is known of LDTR and STTR in the code that runs. */
+  readonly unprivilegedCode: UnprivilegedCode;
+
+  constructor(ram: Ram) {
+    this.#ram = ram;
+    this.unprivilegedCode = new UnprivilegedCode(ram);
+    this.#walker = new Walker(ram, this.#control);
+    this.#sideWalker = new Walker(ram, this.#control);
+  }
+
+  attach(cpu: Cpu, trace: Trace): void {
+    this.#cpu = cpu;
+    this.#trace = trace;
+    this.#live = cpu.registerSet(['pc', 'pstate']);
+    this.#saved = cpu.registerSet(SAVED_REGISTERS);
+    this.#syndromeRegisters = cpu.registerSet(['far_el1', 'esr_el1']);
+  }
+
+  /** Saves the registers for an exception; `leaveException` gives the object back. */
+  enterException(): Arm64PtRegs {
+    if (this.#saved === null) throw new Error(NOT_ATTACHED);
+    let regs = this.#frames[this.#depth];
+    if (regs === undefined) {
+      regs = new Arm64PtRegs();
+      this.#frames.push(regs);
+    }
+    this.#depth += 1;
+    this.#saved.load();
+    regs.capture(this.#saved);
+    return regs;
+  }
+
+  /** Lowest address of a task's kernel stack as a signed number. */
+  stackOf(task: task_struct): number {
+    if (task !== this.#stackTask) {
+      this.#stackTask = task;
+      this.#stack = Number(BigInt.asIntN(64, task.stack));
+    }
+    return this.#stack;
+  }
+
+  leaveException(): void {
+    this.#depth -= 1;
+  }
+
+  /** Sets FAR_EL1 and ESR_EL1, for the handlers and for whoever reads the registers. */
+  setSyndrome(far: bigint, esr: bigint): void {
+    this.syndrome.far_el1 = far;
+    this.syndrome.esr_el1 = esr;
+    const registers = this.#syndromeRegisters;
+    if (registers === null) return;
+    registers.values[0] = far;
+    registers.values[1] = esr;
+    registers.store();
+  }
+
+  /** Throws a ControlRegisterError for a granule, an address size or an output size that is not modelled. */
+  refresh(): void {
+    const cpu = this.#attached();
+    const control = this.#control;
+    const tcr = cpu.read('tcr_el1');
+    const field = (shift: number, mask: number): number => Number((tcr >> BigInt(shift)) & BigInt(mask));
+    const flag = (position: number): boolean => field(position, 1) === 1;
+    if (field(0, 0x3f) !== 16 || field(16, 0x3f) !== 16) {
+      throw new ControlRegisterError(
+        `TCR_EL1 = 0x${tcr.toString(16)}: T0SZ and T1SZ must be 16 (48-bit addresses), they are ${field(0, 0x3f)} and ${field(16, 0x3f)}`,
+      );
+    }
+    if (field(14, 3) !== 0 || field(30, 3) !== 2) {
+      throw new ControlRegisterError(
+        `TCR_EL1 = 0x${tcr.toString(16)}: only the 4 KiB granule is modelled (TG0 = 0 and TG1 = 2), TG0 is ${field(14, 3)} and TG1 is ${field(30, 3)}`,
+      );
+    }
+    const bits = IPS_BITS[field(32, 7)];
+    if (bits === undefined) {
+      throw new ControlRegisterError(
+        `TCR_EL1 = 0x${tcr.toString(16)}: IPS = ${field(32, 7)} is not modelled, 0 (32 bits) to 5 (48 bits) are`,
+      );
+    }
+    const sctlr = cpu.read('sctlr_el1');
+    if ((sctlr & 1n) === 0n) {
+      throw new ControlRegisterError(`SCTLR_EL1 = 0x${sctlr.toString(16)}: the MMU must be on (M = 1)`);
+    }
+    control.ttbr0 = Number(cpu.read('ttbr0_el1') & 0xffff_ffff_f000n);
+    control.ttbr1 = Number(cpu.read('ttbr1_el1') & 0xffff_ffff_f000n);
+    control.paLimit = 2 ** bits;
+    control.epd0 = flag(7);
+    control.epd1 = flag(23);
+    this.#located.va = 0n;
+    this.#located.address = 0;
+    this.#tbi0 = flag(37);
+    this.#tbi1 = flag(38);
+    control.ha = flag(39);
+    control.hd = flag(40);
+    control.hpd0 = flag(41);
+    control.hpd1 = flag(42);
+    control.wxn = (sctlr & (1n << 19n)) !== 0n;
+  }
+
+  #attached(): Cpu {
+    if (this.#cpu === null) throw new Error(NOT_ATTACHED);
+    return this.#cpu;
+  }
+
+  /**
+   * The address that translation looks at, as a signed number: without its tag where the top byte is
+   * ignored. NaN when it is out of range of its half.
+   */
+  #locate(va: bigint): number {
+    if (va !== this.#located.va) {
+      this.#located.va = va;
+      this.#located.address = this.#convert(va);
+    }
+    return this.#located.address;
+  }
+
+  #convert(va: bigint): number {
+    const plain = Number(BigInt.asIntN(64, va));
+    if (plain >= -TWO_48 && plain < TWO_48) return plain;
+    const high = ((va >> 55n) & 1n) === 1n;
+    if (!(high ? this.#tbi1 : this.#tbi0)) return Number.NaN;
+    const untagged = Number(BigInt.asIntN(56, va));
+    return untagged >= -TWO_48 && untagged < TWO_48 ? untagged : Number.NaN;
+  }
+
+  fill(va: number | bigint, access: AccessCode): number {
+    // A number carries no tag; if it is out of range, the walk refuses it.
+    const address = typeof va === 'number' ? va : this.#locate(va);
+    const walker = this.#walker;
+    const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
+    if (pinned !== null) {
+      walker.pa = pinned.pa;
+      walker.attr = pinned.attr;
+    } else if (walker.walk(address) !== NO_FAULT) {
+      return 0;
+    }
+
+    let unprivileged = this.user;
+    let pan = false;
+    const { attr } = walker;
+    if (!unprivileged) {
+      // Pages of EL0 are where the mode matters. Guest code may have changed it: msr pan, eret.
+      if ((attr & ATTR_EL0) !== 0 || (access === ACCESS_FETCH && (attr & ATTR_UXN) === 0)) {
+        const pstate = this.#readPstate();
+        pan = (pstate & PSTATE_PAN) !== 0;
+        if ((pstate & PSTATE_EL_BITS) === 0) this.user = unprivileged = true;
+        else if (access !== ACCESS_FETCH) unprivileged = this.#isUnprivilegedAccess(pstate);
+      } else if (this.unprivilegedCode.possible && access !== ACCESS_FETCH) {
+        unprivileged = this.#isUnprivilegedAccess(this.#readPstate());
+      }
+    }
+
+    if (walker.check(access, unprivileged, pan) !== NO_FAULT || walker.present() !== NO_FAULT) return 0;
+    if (pinned === null && this.#control.ha) this.#updateFlags(access);
+    this.pa = walker.pa;
+    let granted = walker.usable(unprivileged, pan);
+    // What hardware still has to mark as dirty must be asked for again; so must the first fetch.
+    if ((walker.attr & ATTR_RDONLY) !== 0) granted &= ~PERM_WRITE;
+    if (access === ACCESS_FETCH) this.unprivilegedCode.note(walker.pa);
+    else granted &= ~PERM_EXEC;
+    return granted;
+  }
+
+  #readPstate(): number {
+    const live = this.#live;
+    if (live === null) return 0;
+    live.load();
+    return Number(live.values[1] ?? 0n);
+  }
+
+  /** After #readPstate(): is the instruction at pc an LDTR or STTR whose UAO does not make it a plain one? */
+  #isUnprivilegedAccess(pstate: number): boolean {
+    if ((pstate & PSTATE_UAO) !== 0) return false;
+    const word = this.instructionAt(this.#locate(this.#live?.values[0] ?? 0n));
+    return word !== null && classify(word).isUnprivileged;
+  }
+
+  /** Hardware management of the access flag and the dirty state: writes the leaf when that changes it. */
+  #updateFlags(access: AccessCode): void {
+    const walker = this.#walker;
+    const { attr, level } = walker;
+    const control = this.#control;
+    const setAf = (attr & ATTR_AF) === 0;
+    const clean =
+      control.hd && access === ACCESS_WRITE && (attr & (ATTR_DBM | ATTR_RDONLY)) === (ATTR_DBM | ATTR_RDONLY);
+    if (!setAf && !clean) return;
+    const pa = walker.entryPa[level] ?? 0;
+    const old = this.#ram.readU64(pa);
+    const value = (old | (setAf ? 1n << 10n : 0n)) & ~(clean ? 1n << 7n : 0n);
+    this.#ram.writeU64(pa, value);
+    if (clean) walker.attr &= ~ATTR_RDONLY;
+    const trace = this.#trace;
+    trace?.emit({
+      type: 'pte-write',
+      cpu: trace.cpu,
+      by: 'hardware',
+      level: LEVEL_NAMES[level] ?? 'pte',
+      pa,
+      old,
+      value,
+      changed: true,
+    });
+  }
+
+  /** Physical address of an in-range signed address, whatever the rights; -1 when it does not translate. */
+  physical(va: number): number {
+    const walker = this.#sideWalker;
+    if (walker.walk(va) !== NO_FAULT || walker.present() !== NO_FAULT) return -1;
+    return walker.pa + ((va >>> 0) & 0xfff);
+  }
+
+  /** The same, and -1 as well where EL1 with PAN must not write. */
+  writable(va: number): number {
+    const pa = this.physical(va);
+    return pa >= 0 && this.#sideWalker.check(ACCESS_WRITE, false, true) === NO_FAULT ? pa : -1;
+  }
+
+  peek(va: bigint): number {
+    return this.physical(this.#locate(va));
+  }
+
+  /** The instruction word at an in-range signed address, or null when nothing can be read there. */
+  instructionAt(pc: number): number | null {
+    const pa = this.physical(pc);
+    if (pa < 0 || pa % 4 !== 0) return null;
+    return this.#ram.words32[(pa - this.#ram.base) / 4] ?? null;
+  }
+
+  /**
+   * Fault status code of an access, NO_FAULT when it succeeds. Pinned pages answer as the TLB would.
+   * What was read stays available (`walkedLevels`, `lastEntry`, `walkEvent`) until the next walk.
+   *
+   * @param anyRights asks for a translation only: cache maintenance by EL1
+   */
+  faultOf(va: bigint, access: AccessCode, unprivileged: boolean, pan: boolean, anyRights = false): number {
+    const address = this.#locate(va);
+    const walker = this.#walker;
+    const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
+    this.#lastPin = pinned;
+    if (pinned !== null) {
+      walker.pa = pinned.pa;
+      walker.attr = pinned.attr;
+      walker.depth = pinned.levels.length;
+      walker.level = walker.depth - 1;
+    } else {
+      const fault = walker.walk(address);
+      if (fault !== NO_FAULT) return fault;
+    }
+    if (anyRights) return NO_FAULT;
+    const fault = walker.check(access, unprivileged, pan);
+    return fault === NO_FAULT ? walker.present() : fault;
+  }
+
+  /** The entries behind the last `faultOf`, root first: as they are, or as they were for a pinned page. */
+  walkedLevels(): readonly WalkLevel[] {
+    return this.#lastPin?.levels ?? this.#readLevels();
+  }
+
+  #readLevels(): WalkLevel[] {
+    const walker = this.#walker;
+    const { base, words64 } = this.#ram;
+    const levels: WalkLevel[] = [];
+    for (let i = 0; i < walker.depth; i++) {
+      const entryPa = walker.entryPa[i] ?? 0;
+      const entry = words64[(entryPa - base) / 8] ?? 0n;
+      levels.push({ level: LEVEL_NAMES[i] ?? 'pte', entryPa, entry });
+    }
+    return levels;
+  }
+
+  /** The event of the last `faultOf`, with the arguments that it had and what it came to. */
+  walkEvent(va: bigint, access: AccessCode, unprivileged: boolean, pan: boolean, fault: number): WalkEvent {
+    const levels = this.walkedLevels();
+    return {
+      type: 'walk',
+      cpu: this.#trace?.cpu ?? 0,
+      va,
+      access: accessType(access),
+      user: unprivileged,
+      levels,
+      verdict: this.#verdict(access, unprivileged, pan, fault),
+      at: levels[levels.length - 1]?.level ?? null,
+    };
+  }
+
+  #verdict(access: AccessCode, unprivileged: boolean, pan: boolean, fault: number): string {
+    if (fault === NO_FAULT) return this.#lastPin === null ? 'translates' : 'translates (stale TLB entry)';
+    const walker = this.#walker;
+    let text = faultInfo(fault).name;
+    if (walker.depth === 0 && fault === ESR_ELx_FSC_FAULT)
+      text += ': the address is out of range of its half';
+    if ((fault & 0x3c) === ESR_ELx_FSC_PERM) text += `: ${walker.objection(access, unprivileged, pan)}`;
+    return this.#lastPin === null ? text : `${text} (stale TLB entry)`;
+  }
+
+  /**
+   * AT S1E1R: would a privileged read of `va` translate by the tables as they are now? PAN does not count,
+   * and it translates only, so that nobody asks whether there is memory behind it.
+   *
+   * @returns NO_FAULT, or the fault status code that PAR_EL1.FST would hold
+   */
+  at_s1e1r(va: bigint): number {
+    const fault = this.#walker.walk(this.#locate(va));
+    return fault === NO_FAULT ? this.#walker.check(ACCESS_READ, false, false) : fault;
+  }
+
+  translate(va: bigint, access: AccessType, user: boolean): Translation {
+    const code = access === 'read' ? ACCESS_READ : access === 'write' ? ACCESS_WRITE : ACCESS_FETCH;
+    const pan = !user && (this.#readPstate() & PSTATE_PAN) !== 0;
+    const fault = this.faultOf(va, code, user, pan);
+    const ok = fault === NO_FAULT;
+    const levels = this.walkedLevels();
+    return {
+      ok,
+      pa: ok ? this.#walker.pa + Number(va & 0xfffn) : 0,
+      perms: ok ? this.#walker.usable(user, pan) : 0,
+      levels,
+      verdict: this.#verdict(code, user, pan, fault),
+      at: levels[levels.length - 1]?.level ?? null,
+      code: ok ? 0 : fault,
+    };
+  }
+
+  #pinned(address: number): Pin | null {
+    const page = Math.floor(address / 4096) * 4096;
+    const pin = this.#pins.get(page);
+    if (pin === undefined) return null;
+    const { ttbr0, ttbr1 } = this.#control;
+    return pin.root === (address < 0 ? ttbr1 : ttbr0) ? pin : null;
+  }
+
+  pin(va: bigint): boolean {
+    const address = this.#locate(pageOf(va));
+    const walker = this.#walker;
+    if (walker.walk(address) !== NO_FAULT || walker.present() !== NO_FAULT) return false;
+    // A leaf whose access flag is clear is not cached, unless hardware sets it.
+    if ((walker.attr & ATTR_AF) === 0 && !this.#control.ha) return false;
+    const { ttbr0, ttbr1 } = this.#control;
+    this.#pins.set(address, {
+      root: address < 0 ? ttbr1 : ttbr0,
+      pa: walker.pa,
+      attr: walker.attr,
+      levels: this.#readLevels(),
+    });
+    return true;
+  }
+
+  unpin(va: bigint | null): void {
+    if (va === null) this.#pins.clear();
+    else this.#pins.delete(this.#locate(pageOf(va)));
+  }
+}
+
+/** The Mmu of a CPU as this architecture made it. */
+export function mmuOf(here: ThisCpu): Arm64Mmu {
+  if (!(here.mmu instanceof Arm64Mmu)) throw new Error('this CPU was not set up as an arm64 CPU');
+  return here.mmu;
+}

@@ -1,0 +1,247 @@
+/**
+ * From an engine stop to the kernel's exception handler and back: what hardware does when it delivers an
+ * exception (Intel SDM volume 3, "Interrupt and Exception Handling"), and what arch/x86/entry/entry_64.S
+ * and the DEFINE_IDTENTRY macros do around the C function.
+ *
+ * Left out: the entry stack and the copy to the task stack for exceptions from user mode (the frame is put
+ * where it ends up), IST stacks (a double fault's frame is on no stack of the ram), SWAPGS.
+ */
+import { fromSigned, hex, toSigned } from '../../emu/address.js';
+import {
+  ACCESS_READ,
+  type AccessCode,
+  accessType,
+  type CpuStop,
+  EXCEPTION_BUS,
+  EXCEPTION_SYSCALL,
+  EXCEPTION_SYSENTER,
+} from '../../emu/cpu.js';
+import type { AccessType } from '../../emu/events.js';
+import type { Path } from '../../emu/path.js';
+import type { Resumption, ThisCpu, Translation } from '../arch.js';
+import { exc_page_fault } from './fault.js';
+import { interruptedInstruction, registersOf } from './instruction-at.js';
+import { mmuOf, type X86Mmu } from './mmu.js';
+import { PT_REGS_SIZE, X86_EFLAGS_AC, type X86PtRegs } from './regs.js';
+import { exc_double_fault, exc_general_protection, exc_stack_segment } from './traps.js';
+import { isCanonical } from './walk.js';
+
+const AC = Number(X86_EFLAGS_AC);
+
+/** Exceptions by vector, SDM volume 3, table "Protected-Mode Exceptions and Interrupts". */
+const VECTORS: readonly string[] = [
+  '#DE divide error',
+  '#DB debug exception',
+  'NMI',
+  '#BP breakpoint (int3)',
+  '#OF overflow',
+  '#BR bound range exceeded',
+  '#UD invalid opcode',
+  '#NM device not available',
+  '#DF double fault',
+  'coprocessor segment overrun',
+  '#TS invalid TSS',
+  '#NP segment not present',
+  '#SS stack segment fault',
+  '#GP general protection fault',
+  '#PF page fault',
+  'reserved',
+  '#MF x87 floating-point error',
+  '#AC alignment check',
+  '#MC machine check',
+  '#XM SIMD floating-point exception',
+];
+
+export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
+  switch (stop.kind) {
+    case 'miss':
+      return yield* takeMiss(here, stop.va, stop.access);
+    case 'exception':
+      return stopped(here, describeException(stop.number));
+    case 'invalid-instruction':
+      return stopped(here, 'an instruction that this CPU does not have (#UD)');
+    case 'halt':
+      return stopped(here, 'hlt: no interrupt will ever come');
+    case 'cache-op':
+    case 'exit':
+    case 'count':
+      throw new Error(`a stop of kind ${stop.kind} is no exception of x86-64`);
+  }
+}
+
+function describeException(number: number): string {
+  switch (number) {
+    case EXCEPTION_SYSCALL:
+      return 'syscall: system calls are not modelled';
+    case EXCEPTION_SYSENTER:
+      return 'sysenter: system calls are not modelled';
+    case EXCEPTION_BUS:
+      return 'access to a page whose physical address is outside of the ram';
+    default:
+      return `exception ${number} (${VECTORS[number] ?? 'interrupt'}) is not modelled`;
+  }
+}
+
+function stopped(here: ThisCpu, why: string): Resumption {
+  return { how: 'end', outcome: { kind: 'stopped', why, pc: here.cpu.read('rip') } };
+}
+
+function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumption> {
+  const mmu = mmuOf(here);
+  const outer = here.regs;
+  const outerIrqs = mmu.irqsDisabled;
+  const regs = mmu.capture();
+  mmu.user = regs.user_mode;
+  here.regs = regs;
+  // An interrupt gate: the handler starts with interrupts off.
+  mmu.irqsDisabled = true;
+  try {
+    const address = toSigned(va);
+    if (!isCanonical(address)) return yield* takeNonCanonical(here, mmu, regs, va, accessType(asked));
+    return yield* takePageFault(here, mmu, regs, va, address, hardwareAccess(here, regs, va, asked));
+  } finally {
+    here.regs = outer;
+    mmu.irqsDisabled = outerIrqs;
+    mmu.release();
+  }
+}
+
+/** What hardware calls the access: the engine asks for the read of a read-modify-write first. */
+function hardwareAccess(here: ThisCpu, regs: X86PtRegs, va: bigint, asked: AccessCode): AccessType {
+  if (asked !== ACCESS_READ) return accessType(asked);
+  const insn = interruptedInstruction(here, regs);
+  return insn?.isWriteAt(va, registersOf(here, regs)) === true ? 'write' : 'read';
+}
+
+function* takePageFault(
+  here: ThisCpu,
+  mmu: X86Mmu,
+  regs: X86PtRegs,
+  va: bigint,
+  address: number,
+  access: AccessType,
+): Path<Resumption> {
+  const { trace, cpu } = here;
+  const user = regs.user_mode;
+  const walk = mmu.explainAt(address, access, user, (regs.flagsLow & AC) !== 0);
+  emitWalk(here, va, access, user, walk);
+  if (walk.ok) {
+    return stopped(here, `the engine refused an access to ${hex(va)} that the page tables allow`);
+  }
+  mmu.setCr2(va);
+  // A page fault drops what the TLB holds for the address: the retry walks again.
+  mmu.unpin(va);
+  trace.emit({
+    type: 'fault',
+    cpu: trace.cpu,
+    exception: '#PF',
+    pc: regs.ip,
+    address: va,
+    code: BigInt(walk.code),
+    access,
+  });
+  const pushed = pushFrame(here, mmu, regs);
+  if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
+  yield* exc_page_fault(here, regs, walk.code);
+  return resume(cpu, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
+}
+
+function emitWalk(here: ThisCpu, va: bigint, access: AccessType, user: boolean, walk: Translation): void {
+  const { trace } = here;
+  const { levels, verdict, at } = walk;
+  trace.emit({ type: 'walk', cpu: trace.cpu, va, access, user, levels, verdict, at });
+}
+
+/** #SS when the access goes through the stack segment, else #GP; both with error code 0, and CR2 stays. */
+function* takeNonCanonical(
+  here: ThisCpu,
+  mmu: X86Mmu,
+  regs: X86PtRegs,
+  va: bigint,
+  asked: AccessType,
+): Path<Resumption> {
+  const { trace, cpu } = here;
+  const user = regs.user_mode;
+  const insn = asked === 'fetch' ? null : interruptedInstruction(here, regs);
+  const registers = registersOf(here, regs);
+  const write = asked === 'read' && insn?.isWriteAt(va, registers) === true;
+  const access = write ? 'write' : asked;
+  const stackSegment = insn?.usesStackSegmentAt(va, registers) === true;
+  emitWalk(here, va, access, user, mmu.explain(va, access, user, false));
+  trace.emit({
+    type: 'fault',
+    cpu: trace.cpu,
+    exception: stackSegment ? '#SS' : '#GP',
+    pc: regs.ip,
+    address: va,
+    code: 0n,
+    access,
+  });
+  const pushed = pushFrame(here, mmu, regs);
+  if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
+  if (stackSegment) yield* exc_stack_segment(here, regs, 0);
+  else yield* exc_general_protection(here, regs, 0);
+  return resume(cpu, regs, va, 0n);
+}
+
+/**
+ * Pushes the frame of an exception, and the rest of pt_regs as the entry code does. From user mode onto
+ * the task's stack, from kernel mode onto the stack in use.
+ * @returns null, or the address of the push that failed: then nothing was written
+ */
+function pushFrame(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs): number | null {
+  const { current, ram } = here;
+  const top = regs.user_mode ? toSigned(current.stack) + current.stackSize : alignedStack(regs);
+  if (!(isCanonical(top - 8) && isCanonical(top - PT_REGS_SIZE))) return Number.NaN;
+  const last = mmu.supervisorWrite(top - 8);
+  if (last < 0) return top - 8;
+  const frame = top - PT_REGS_SIZE;
+  const offset = (frame >>> 0) & 0xfff;
+  if (offset + PT_REGS_SIZE <= 4096) {
+    regs.place(ram, frame, last + 8 - PT_REGS_SIZE, 0);
+    return null;
+  }
+  const boundary = frame - offset + 4096;
+  const first = mmu.supervisorWrite(frame);
+  if (first < 0) return boundary - 8;
+  regs.place(ram, frame, first, last - (last % 4096));
+  return null;
+}
+
+/** 64-bit mode aligns the stack pointer to 16 bytes before it pushes. */
+function alignedStack(regs: X86PtRegs): number {
+  const sp = regs.spSigned;
+  return sp - ((sp >>> 0) & 15);
+}
+
+/**
+ * The stack cannot take the frame. A push that is not translated is a page fault of its own, so CR2 says
+ * which; one at a non-canonical address (NaN) leaves CR2 as it is.
+ */
+function* takeDoubleFault(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs, push: number): Path<Resumption> {
+  const { trace, cpu } = here;
+  if (!Number.isNaN(push)) {
+    const address = fromSigned(push);
+    mmu.setCr2(address);
+    emitWalk(here, address, 'write', false, mmu.explain(address, 'write', false, false));
+  }
+  const address = mmu.cr2;
+  trace.emit({
+    type: 'fault',
+    cpu: trace.cpu,
+    exception: '#DF',
+    pc: regs.ip,
+    address,
+    code: 0n,
+    access: 'write',
+  });
+  yield* exc_double_fault(here, regs, 0, address);
+  return resume(cpu, regs, address, 0n);
+}
+
+/** iretq: the guest goes on with what the handler left in the frame. */
+function resume(cpu: ThisCpu['cpu'], regs: X86PtRegs, address: bigint, entry: bigint): Resumption {
+  const how = regs.ipChanged ? 'fixup' : 'retry';
+  if (regs.dirty !== 0) regs.writeBack(cpu);
+  return { how, pc: regs.ip, address, entry };
+}

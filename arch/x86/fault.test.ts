@@ -1,0 +1,431 @@
+import { describe, expect, test } from '@jest/globals';
+import {
+  SEGV_ACCERR,
+  SEGV_MAPERR,
+  SIGKILL,
+  SIGSEGV,
+  TaskDead,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_OOM,
+  VM_FAULT_RETRY,
+  VM_FAULT_SIGBUS,
+  VM_READ,
+  VM_WRITE,
+  type vm_area_struct,
+} from '../kernel.js';
+import { HOLE, STACK, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
+
+const USER = 0x7f0000001000n;
+/** Far enough into the text page for the Code line to be read without a fault. */
+const CODE = TEXT + 0x100n;
+const AC = 0x40202n;
+
+/** mov [rdi], rax */
+function aboutToStore(machine: TestMachine): void {
+  machine.text('leaf', 0x100, [0x48, 0x89, 0x07, 0xc3], 0x10);
+  machine.set({ rip: CODE, rdi: HOLE, rax: 0x4141n });
+}
+
+function vma(vm_flags: number): vm_area_struct {
+  return { vm_start: USER & ~0xfffn, vm_end: USER + 0x1000n, vm_flags };
+}
+
+/** What ended the task. */
+function death(result: ReturnType<TestMachine['miss']>): unknown {
+  return result instanceof TaskDead ? result.outcome : result;
+}
+
+function codes(machine: TestMachine): bigint[] {
+  return machine.events('fault').map(({ code }) => code);
+}
+
+const KERN = [
+  'exc_page_fault',
+  'handle_page_fault',
+  'do_kern_addr_fault',
+  'spurious_kernel_fault',
+  'bad_area_nosemaphore',
+  '__bad_area_nosemaphore',
+  'kernelmode_fixup_or_oops',
+  'fixup_exception',
+];
+
+describe('a kernel access to an empty vmalloc page', () => {
+  test('asks the exception table, KFENCE and the arena, in this order, and goes on when the arena has it', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.kernel.answers.arena = true;
+    const result = machine.miss(HOLE, 'write');
+    expect(result).toEqual({ how: 'retry', pc: CODE, address: HOLE, entry: 0n });
+    expect(machine.entered()).toEqual([
+      ...KERN,
+      'page_fault_oops',
+      'kfence_handle_page_fault',
+      'bpf_arena_handle_page_fault',
+    ]);
+    expect(machine.events('fault')).toMatchObject([
+      { exception: '#PF', pc: CODE, address: HOLE, code: 2n, access: 'write' },
+    ]);
+    expect(machine.events('walk')).toMatchObject([
+      { va: HOLE, verdict: 'not present', at: 'pte', user: false },
+    ]);
+    expect(machine.cpu.read('cr2')).toBe(HOLE);
+    expect(machine.console()).toEqual([]);
+    expect(machine.here.regs).toBeNull();
+    expect(machine.here.arch.irqs_disabled(machine.here)).toBe(false);
+  });
+
+  test('KFENCE comes first, and a kernel without it does not ask', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.kernel.answers.kfence = true;
+    expect(machine.miss(HOLE, 'read')).toMatchObject({ how: 'retry' });
+    expect(machine.entered().at(-1)).toBe('kfence_handle_page_fault');
+
+    const without = testMachine({ KFENCE: false });
+    aboutToStore(without);
+    without.kernel.answers.arena = true;
+    without.miss(HOLE, 'write');
+    expect(without.entered().slice(-2)).toEqual(['page_fault_oops', 'bpf_arena_handle_page_fault']);
+  });
+
+  test('is a write when it is the read of a read-modify-write', () => {
+    const machine = testMachine();
+    // add [rdi], rax; mov rax, [rdi]
+    machine.text('rmw', 0x100, [0x48, 0x01, 0x07, 0x48, 0x8b, 0x07], 0x10);
+    machine.kernel.answers.arena = true;
+    machine.set({ rip: CODE, rdi: HOLE });
+    machine.miss(HOLE, 'read');
+    machine.set({ rip: CODE + 3n });
+    machine.miss(HOLE, 'read');
+    expect(codes(machine)).toEqual([2n, 0n]);
+  });
+
+  test('goes past both with P=1', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.map(HOLE, 0x8000000000201121n);
+    machine.kernel.answers.arena = true;
+    expect(death(machine.miss(HOLE, 'write'))).toEqual({ kind: 'oops', title: '', signal: SIGKILL });
+    expect(codes(machine)).toEqual([3n]);
+    expect(machine.entered()).not.toContain('bpf_arena_handle_page_fault');
+    expect(machine.console()[2]).toBe('#PF: error_code(0x0003) - permissions violation');
+  });
+});
+
+describe('the frame of the exception', () => {
+  test('lies on the stack in use, aligned, with RF set and orig_ax -1', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.kernel.answers.arena = true;
+    machine.set({ rsp: STACK_TOP - 0x207n, r15: 0x1515n, rflags: 0x246n });
+    machine.miss(HOLE, 'write');
+    // (rsp & ~15) - 168, across the boundary of two pages or not.
+    const frame = machine.mmu.peek(STACK_TOP - 0x210n - 168n);
+    const word = (offset: number): bigint => machine.ram.readU64(frame + offset);
+    expect([0, 80, 112, 120, 128, 136, 144, 152, 160].map(word)).toEqual([
+      0x1515n,
+      0x4141n,
+      HOLE,
+      0xffffffffffffffffn,
+      CODE,
+      0x10n,
+      0x10246n,
+      STACK_TOP - 0x207n,
+      0x18n,
+    ]);
+    expect(machine.cpu.read('rflags')).toBe(0x246n);
+  });
+
+  test('may cross a page whose neighbour is somewhere else', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.map(STACK + 0x1000n, 0x8000000000210163n);
+    machine.kernel.answers.arena = true;
+    machine.set({ rsp: STACK + 0x2040n, r15: 0x1515n });
+    machine.miss(HOLE, 'write');
+    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x2040n - 168n))).toBe(0x1515n);
+    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x2040n - 8n))).toBe(0x18n);
+  });
+
+  test('goes to the top of the task stack from user mode', () => {
+    const machine = testMachine();
+    machine.cpu.setPrivilege('user');
+    machine.kernel.answers.vma = vma(VM_READ);
+    machine.set({ rip: USER, rsp: 0x7fff0000n });
+    machine.miss(USER, 'fetch');
+    const pa = machine.mmu.peek(STACK_TOP - 168n);
+    expect(machine.ram.readU64(pa + 136)).toBe(0x33n);
+    expect(machine.ram.readU64(pa + 152)).toBe(0x7fff0000n);
+    expect(machine.ram.readU64(pa + 160)).toBe(0x2bn);
+  });
+});
+
+describe('spurious kernel faults', () => {
+  const PTE_RW = 0x8000000000201163n;
+
+  test('a stale read-only entry is retried, once both PMD and PTE allow the write', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    const pte = machine.map(HOLE, PTE_RW & ~2n);
+    machine.mmu.pin(HOLE);
+    machine.ram.writeU64(pte, PTE_RW);
+    expect(machine.miss(HOLE, 'write')).toMatchObject({ how: 'retry', pc: CODE });
+    expect(codes(machine)).toEqual([3n]);
+    expect(machine.entered()).toEqual(KERN.slice(0, 4));
+    expect(machine.mmu.pinnedPages()).toEqual([]);
+  });
+
+  test('a PMD without RW warns and is no spurious fault', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.map(HOLE, PTE_RW);
+    const pmd = machine.mmu.explain(HOLE, 'read', false, false).levels[2]?.entryPa ?? 0;
+    machine.ram.writeU64(pmd, machine.ram.readU64(pmd) & ~2n);
+    expect(death(machine.miss(HOLE, 'write'))).toMatchObject({ kind: 'oops' });
+    expect(machine.console().slice(0, 3)).toEqual([
+      '------------[ cut here ]------------',
+      'PMD has incorrect permission bits',
+      'BUG: unable to handle page fault for address: ffffc90000401008',
+    ]);
+  });
+
+  test('a fetch from a page that may not be executed is none', () => {
+    const machine = testMachine();
+    machine.map(HOLE, PTE_RW);
+    machine.set({ rip: HOLE });
+    expect(death(machine.miss(HOLE, 'fetch'))).toMatchObject({ kind: 'oops' });
+    expect(codes(machine)).toEqual([0x11n]);
+    expect(machine.console()[0]).toBe(
+      'kernel tried to execute NX-protected page - exploit attempt? (uid: 0)',
+    );
+  });
+
+  test('reserved bits in the kernel half are an ordinary oops', () => {
+    const machine = testMachine();
+    machine.text('leaf', 0x100, [0x48, 0x8b, 0x07], 0x10);
+    machine.set({ rip: CODE });
+    machine.map(HOLE, PTE_RW | (1n << 51n));
+    machine.miss(HOLE, 'read');
+    expect(machine.console()[2]).toBe('#PF: error_code(0x0009) - reserved bit violation');
+  });
+});
+
+describe('kernel accesses to user addresses', () => {
+  test('without AC they oops, whatever the exception table says', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
+    expect(death(machine.miss(0x10n, 'write'))).toMatchObject({ kind: 'oops', signal: SIGKILL });
+    expect(machine.entered()).not.toContain('fixup_exception');
+    expect(machine.console()[0]).toBe('BUG: kernel NULL pointer dereference, address: 0000000000000010');
+    expect(machine.console().at(-1)).toBe('note: t[100] exited with irqs disabled');
+  });
+
+  test('with AC and no VMA the fixup is taken', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
+    machine.set({ rflags: AC });
+    expect(machine.miss(0x10n, 'read')).toMatchObject({ how: 'fixup', pc: CODE + 0x80n });
+    expect(machine.cpu.read('rip')).toBe(CODE + 0x80n);
+    expect(machine.console()).toEqual([]);
+  });
+
+  test('with AC and a VMA handle_mm_fault() decides', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.set({ rflags: AC });
+    machine.kernel.answers.vma = vma(VM_READ | VM_WRITE);
+    expect(machine.miss(USER, 'write')).toMatchObject({ how: 'retry' });
+    machine.kernel.answers.handle_mm_fault = [VM_FAULT_RETRY, VM_FAULT_COMPLETED];
+    expect(machine.miss(USER, 'write')).toMatchObject({ how: 'retry' });
+    machine.kernel.answers.handle_mm_fault = [VM_FAULT_SIGBUS];
+    expect(death(machine.miss(USER, 'write'))).toMatchObject({ kind: 'oops' });
+  });
+
+  test('with page faults disabled, or IRQs off, the VMA is not looked at', () => {
+    for (const [why, warns] of [
+      ['pagefault_disable()', 0],
+      ['cli', 1],
+    ] as const) {
+      const machine = testMachine();
+      aboutToStore(machine);
+      machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
+      machine.kernel.answers.vma = vma(VM_READ);
+      machine.set({ rflags: why === 'cli' ? 0x40002n : AC });
+      if (why !== 'cli') machine.task.pagefault_disabled = 1;
+      expect(machine.miss(USER, 'read')).toMatchObject({ how: 'fixup', pc: CODE + 0x80n });
+      expect(machine.console()).toHaveLength(warns);
+    }
+  });
+
+  test('without SMAP an oops comes with interrupts on, so there is no note', () => {
+    const machine = testMachine({ SMAP: false });
+    aboutToStore(machine);
+    expect(death(machine.miss(0x10n, 'read'))).toMatchObject({ kind: 'oops' });
+    expect(machine.entered()).toContain('fixup_exception');
+    expect(machine.console().at(-1)).not.toContain('note:');
+  });
+
+  test('executing them is an oops of its own', () => {
+    const machine = testMachine();
+    machine.map(USER, 0x201025n);
+    machine.set({ rip: USER });
+    machine.miss(USER, 'fetch');
+    expect(codes(machine)).toEqual([0x11n]);
+    expect(machine.console()[0]).toBe('unable to execute userspace code (SMEP?) (uid: 0)');
+  });
+
+  test('the last page below the hole counts as kernel space', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.miss(0x7ffffffff000n, 'read');
+    expect(machine.entered()).toContain('do_kern_addr_fault');
+  });
+});
+
+describe('user accesses', () => {
+  function user(
+    va: bigint,
+    access: 'read' | 'write' | 'fetch',
+    pte: bigint,
+    flags: number | null,
+  ): TestMachine {
+    const machine = testMachine();
+    machine.cpu.setPrivilege('user');
+    machine.set({ rip: 0x400000n, rsp: 0x7ffe0000n });
+    machine.kernel.answers.vma = flags === null ? null : vma(flags);
+    if (pte !== 0n) machine.map(va, pte);
+    results.set(machine, death(machine.miss(va, access)));
+    return machine;
+  }
+  const results = new WeakMap<TestMachine, unknown>();
+
+  test.each([
+    ['a kernel page', 0xffff888000000000n, 'read', 0x8000000000201163n, null, 5n, 'error 5', SEGV_MAPERR],
+    ['a kernel hole', 0xffff888000000000n, 'read', 0n, null, 4n, 'error 5', SEGV_MAPERR],
+    ['no VMA', USER, 'read', 0n, null, 4n, 'error 4', SEGV_MAPERR],
+    ['a read-only VMA', USER, 'write', 0x201025n, VM_READ, 7n, 'error 7', SEGV_ACCERR],
+    ['a page without execution', USER, 'fetch', 0x8000000000201025n, VM_READ, 0x15n, 'error 15', SEGV_ACCERR],
+    ['a VMA without any right', USER, 'read', 0x201120n, 0, 4n, 'error 4', SEGV_ACCERR],
+    ['the end of user space', 0x7ffffffff000n, 'read', 0n, null, 4n, 'error 5', SEGV_MAPERR],
+  ] as const)('to %s get SIGSEGV', (_what, va, access, pte, flags, code, error, si_code) => {
+    const machine = user(va, access, pte, flags);
+    expect(results.get(machine)).toEqual({ kind: 'signal', signo: SIGSEGV, code: si_code, address: va });
+    expect(codes(machine)).toEqual([code]);
+    const hex = va.toString(16);
+    expect(machine.console()[0]).toBe(
+      `t[100]: segfault at ${hex} ip 0000000000400000 sp 000000007ffe0000 ${error} likely on CPU 0 (core 0, socket 0)`,
+    );
+  });
+
+  test('copy on write goes to handle_mm_fault(), and out of memory tries again', () => {
+    const cow = user(USER, 'write', 0x201025n, VM_READ | VM_WRITE);
+    expect(results.get(cow)).toMatchObject({ how: 'retry', pc: 0x400000n });
+    cow.kernel.answers.handle_mm_fault = [VM_FAULT_OOM];
+    expect(cow.miss(USER, 'write')).toMatchObject({ how: 'retry' });
+  });
+
+  test('reserved bits are a corrupted page table', () => {
+    const machine = user(USER, 'read', (1n << 51n) | 0x201025n, VM_READ);
+    expect(codes(machine)).toEqual([0xdn]);
+    const lines = machine.console();
+    expect(lines[0]).toBe('t: Corrupted page table at address 7f0000001000');
+    expect(lines[1]).toMatch(/^PGD [0-9a-f]+067 P4D [0-9a-f]+067 .* PTE 8000000201025$/);
+    expect(lines[2]).toBe('Oops: Bad pagetable: 000d [#1] SMP NOPTI');
+    expect(lines.some((line) => line.startsWith('CR2:') && !line.includes('CR3'))).toBe(false);
+    expect(lines).not.toContain('Call Trace:');
+    expect(lines.at(-1)).toBe('note: t[100] exited with irqs disabled');
+  });
+});
+
+describe('the own stack', () => {
+  test('a write to its guard page is told as such', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    expect(death(machine.miss(STACK - 8n, 'write'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
+    expect(machine.console().slice(0, 2)).toEqual([
+      'BUG: TASK stack guard page was hit at ffffc900001ffff8 (stack is ffffc90000200000..ffffc90000204000)',
+      'Oops: stack guard page: 0000 [#1] SMP NOPTI',
+    ]);
+    expect(machine.entered()).not.toContain('kfence_handle_page_fault');
+  });
+
+  test('a stack pointer in the guard page cannot take the frame: double fault', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.set({ rsp: STACK - 0x20n });
+    expect(death(machine.miss(STACK - 0x28n, 'write'))).toMatchObject({ kind: 'panic' });
+    expect(machine.events('fault').map(({ exception }) => exception)).toEqual(['#PF', '#DF']);
+    expect(machine.console()[0]).toContain('BUG: TASK stack guard page was hit at ffffc900001fffd8 ');
+    expect(machine.console().at(-1)).toBe('Kernel panic - not syncing: Fatal exception in interrupt');
+  });
+
+  test('a frame that would cross into the guard page writes nothing', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.set({ rsp: STACK + 0x40n });
+    machine.miss(HOLE, 'write');
+    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x38n))).toBe(0n);
+    expect(machine.cpu.read('cr2')).toBe(STACK - 8n);
+  });
+});
+
+describe('non-canonical addresses', () => {
+  const BAD = 0x800000000000n;
+
+  test('raise #GP, or #SS through the stack segment, and leave CR2 alone', () => {
+    const machine = testMachine();
+    // mov rax, [rdi]; mov rax, [rbp]
+    machine.text('leaf', 0x100, [0x48, 0x8b, 0x07, 0x48, 0x8b, 0x45, 0x00], 0x10);
+    machine.set({ rip: CODE, rdi: BAD, cr2: 0x1234n });
+    machine.mmu.refresh();
+    expect(death(machine.miss(BAD, 'read'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
+    machine.set({ rip: CODE + 3n, rbp: BAD });
+    expect(death(machine.miss(BAD, 'read'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
+    expect(machine.events('fault').map(({ exception, code }) => [exception, code])).toEqual([
+      ['#GP', 0n],
+      ['#SS', 0n],
+    ]);
+    expect(machine.cpu.read('cr2')).toBe(0x1234n);
+    const oopses = machine.console().filter((line) => line.startsWith('Oops: '));
+    expect(oopses).toEqual([
+      'Oops: general protection fault, probably for non-canonical address 0x800000000000: 0000 [#1] SMP NOPTI',
+      'Oops: stack segment: 0000 [#2] SMP NOPTI',
+    ]);
+    expect(machine.console().join('\n')).not.toContain('irqs disabled');
+  });
+
+  test('take the fixup, which does not warn', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
+    expect(machine.miss(BAD, 'write')).toMatchObject({ how: 'fixup', pc: CODE + 0x80n });
+    expect(machine.console()).toEqual([]);
+  });
+
+  test('as stack pointer are a double fault', () => {
+    const machine = testMachine();
+    // push rax
+    machine.text('leaf', 0x100, [0x50], 0x10);
+    machine.set({ rip: CODE, rsp: BAD + 0x100n });
+    expect(death(machine.miss(BAD + 0xf8n, 'write'))).toMatchObject({ kind: 'panic' });
+    expect(machine.console().slice(0, 2)).toEqual([
+      'traps: PANIC: double fault, error_code: 0x0',
+      'Oops: double fault: 0000 [#1] SMP NOPTI',
+    ]);
+  });
+});
+
+describe('stops that are no exception of the laboratory', () => {
+  test('end the run and say what it was', () => {
+    const { here } = testMachine();
+    const end = (stop: Parameters<typeof here.arch.handleStop>[1]): unknown =>
+      here.arch.handleStop(here, stop)[Symbol.iterator]().next().value;
+    expect(end({ kind: 'halt' })).toMatchObject({ how: 'end', outcome: { kind: 'stopped', pc: TEXT } });
+    expect(end({ kind: 'exception', number: 0 })).toMatchObject({
+      outcome: { why: 'exception 0 (#DE divide error) is not modelled' },
+    });
+  });
+});

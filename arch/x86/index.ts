@@ -1,0 +1,98 @@
+/** x86-64, behind the interface that both architectures have. */
+import type { Arch, HandlerFrame, KernelFunction } from '../arch.js';
+import { describeFault, describeWalk } from './describe.js';
+import { handleStop } from './entry.js';
+import { EXTABLE_ENTRY_SIZE, packExtable } from './extable-format.js';
+import { kfence_protect_page } from './kfence.js';
+import { mmuOf, X86Mmu } from './mmu.js';
+import { createPgtable } from './pgtable.js';
+import { layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
+import { addUnwindInfo, arch_bpf_stack_walk } from './stacktrace.js';
+
+/** Names, sizes and return offsets as published traces of x86-64 kernels print them. */
+const kernelFunctions: readonly KernelFunction[] = [
+  { name: 'asm_exc_page_fault', size: 0x30 },
+  { name: 'exc_page_fault', size: 0x1d0 },
+  { name: 'kernelmode_fixup_or_oops.constprop.0', size: 0x70 },
+  { name: 'page_fault_oops', size: 0x2d0 },
+  { name: 'fixup_exception', size: 0x310 },
+  { name: 'ex_handler_bpf', size: 0xa0 },
+  { name: 'bpf_arena_handle_page_fault', size: 0x140 },
+  { name: 'bpf_prog_report_arena_violation', size: 0xb0 },
+  { name: 'bpf_stream_stage_dump_stack', size: 0xd0 },
+  { name: 'ret_from_fork_asm', size: 0x30 },
+];
+
+const ENTRY_FRAMES: readonly HandlerFrame[] = [
+  { fn: 'exc_page_fault', offset: 0xdd },
+  { fn: 'asm_exc_page_fault', offset: 0x26 },
+];
+
+/**
+ * kernelmode_fixup_or_oops() calls page_fault_oops() last, by a jump: it has left the stack by then.
+ * __bpf_prog_report_arena_violation() is inlined.
+ */
+const kernelSideFrames: readonly HandlerFrame[] = [
+  { fn: 'bpf_stream_stage_dump_stack', offset: 0xb0 },
+  { fn: 'bpf_arena_handle_page_fault', offset: 0xd4 },
+  { fn: 'page_fault_oops', offset: 0x92 },
+  ...ENTRY_FRAMES,
+];
+
+const progSideFrames: readonly HandlerFrame[] = [
+  { fn: 'bpf_stream_stage_dump_stack', offset: 0xb0 },
+  { fn: 'bpf_prog_report_arena_violation', offset: 0x90 },
+  { fn: 'ex_handler_bpf', offset: 0x4a },
+  { fn: 'fixup_exception', offset: 0xde },
+  { fn: 'kernelmode_fixup_or_oops.constprop.0', offset: 0x2f },
+  ...ENTRY_FRAMES,
+];
+
+export const x86: Arch = {
+  name: 'x86-64',
+  layout,
+  pgtable: createPgtable,
+  createMmu: (ram) => new X86Mmu(ram),
+  setupCpu,
+  switch_mm,
+  generalRegisters: [
+    'rax',
+    'rbx',
+    'rcx',
+    'rdx',
+    'rsi',
+    'rdi',
+    'rbp',
+    'rsp',
+    'r8',
+    'r9',
+    'r10',
+    'r11',
+    'r12',
+    'r13',
+    'r14',
+    'r15',
+    'rip',
+    'rflags',
+  ],
+  returnRegister: 'rax',
+  pcRegister: 'rip',
+  prepareCall,
+  prepareUser,
+  handleStop,
+  arch_bpf_stack_walk,
+  irqs_disabled: (here) => mmuOf(here).irqsDisabled,
+  hardwareName: null,
+  addUnwindInfo,
+  kernelFunctions,
+  kernelSideFrames,
+  progSideFrames,
+  bottomFrame: { fn: 'ret_from_fork_asm', offset: 0x1a },
+  // int3
+  textFiller: Uint8Array.of(0xcc),
+  kfence_protect_page,
+  packExtable,
+  extableEntrySize: EXTABLE_ENTRY_SIZE,
+  describeWalk,
+  describeFault,
+};

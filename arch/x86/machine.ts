@@ -1,0 +1,50 @@
+/** What this architecture keeps for a whole machine, beside the CPUs. */
+import type { ThisCpu } from '../arch.js';
+import type { Kernel, task_struct } from '../kernel.js';
+import { OrcTables } from './orc.js';
+import { X86PtRegs } from './regs.js';
+import { Unwinder } from './unwind.js';
+
+/** The part of struct thread_struct that exceptions write, and what belongs to the task's stack. */
+export interface thread_struct {
+  trap_nr: number;
+  error_code: number;
+  cr2: bigint;
+  /** The lowest word of the stack has got its magic number. */
+  stackEndSet: boolean;
+}
+
+export class X86Machine {
+  readonly orc = new OrcTables();
+  readonly unwinder = new Unwinder(this.orc);
+  /** Registers of the first oops since boot, arch/x86/kernel/dumpstack.c; null before it. */
+  exec_summary_regs: X86PtRegs | null = null;
+  readonly #threads = new WeakMap<task_struct, thread_struct>();
+
+  /** task->thread */
+  thread(task: task_struct): thread_struct {
+    let thread = this.#threads.get(task);
+    if (thread === undefined) {
+      thread = { trap_nr: 0, error_code: 0, cr2: 0n, stackEndSet: false };
+      this.#threads.set(task, thread);
+    }
+    return thread;
+  }
+
+  keepFirstOops(regs: X86PtRegs): void {
+    this.exec_summary_regs = new X86PtRegs();
+    this.exec_summary_regs.copyFrom(regs);
+  }
+}
+
+/** Fields that belong to a machine's kernel, kept beside it: its declaration is the same on all architectures. */
+const machines = new WeakMap<Kernel, X86Machine>();
+
+export function machineOf(here: ThisCpu): X86Machine {
+  let machine = machines.get(here.kernel);
+  if (machine === undefined) {
+    machine = new X86Machine();
+    machines.set(here.kernel, machine);
+  }
+  return machine;
+}

@@ -1,0 +1,352 @@
+/**
+ * The memory management unit of one CPU: answers the engine's TLB fills, explains refused ones, keeps
+ * pinned (stale) translations, and holds what an exception leaves in the CPU and in per-CPU variables.
+ */
+import { fromSigned, pageOf, toSigned } from '../../emu/address.js';
+import {
+  ACCESS_FETCH,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type AccessCode,
+  type Cpu,
+  PERM_EXEC,
+  PERM_READ,
+  PERM_WRITE,
+  type RegisterSet,
+} from '../../emu/cpu.js';
+import type { AccessType, WalkLevel } from '../../emu/events.js';
+import type { Trace } from '../../emu/path.js';
+import type { Ram } from '../../emu/ram.js';
+import type { Mmu, ThisCpu, Translation } from '../arch.js';
+import { X86Decoder } from './instruction.js';
+import { SAVED_REGISTERS, X86PtRegs } from './regs.js';
+import {
+  A,
+  ALLOWED,
+  Control,
+  D,
+  isCanonical,
+  LEVEL_NAMES,
+  type Refusal,
+  US,
+  verdictOf,
+  WALKED,
+  type WalkEnd,
+  Walker,
+} from './walk.js';
+
+/** Physical address bits of the CPU modelled; Unicorn's own walker has 40. */
+export const MAXPHYADDR = 46;
+
+/** Translation.code of an address that is refused before the walk: no page fault, but #GP or #SS. */
+export const NOT_CANONICAL = -1;
+
+const EFLAGS_AC = 0x40000;
+
+/** A translation that outlives its table entries. */
+interface Pin {
+  readonly pa: number;
+  readonly rights: number;
+  readonly executable: boolean;
+  readonly dirty: boolean;
+  readonly entryPa: readonly number[];
+  readonly entryLo: readonly number[];
+  readonly entryHi: readonly number[];
+}
+
+export class X86Mmu implements Mmu {
+  pa = 0;
+  user = false;
+  /** CR2, as the last page fault of this CPU left it. */
+  cr2 = 0n;
+  /** local_irq_disable() state of the handler that runs on this CPU. */
+  irqsDisabled = false;
+  /** Exceptions being handled on this CPU, one inside the other. */
+  nesting = 0;
+
+  #decoder: X86Decoder | null = null;
+  readonly #ram: Ram;
+  readonly #control: Control;
+  readonly #walker: Walker;
+  #cpu: Cpu | null = null;
+  #trace: Trace | null = null;
+  #live: RegisterSet | null = null;
+  #saved: RegisterSet | null = null;
+  readonly #frames: X86PtRegs[] = [];
+  readonly #pins = new Map<number, Pin>();
+
+  constructor(ram: Ram, maxphyaddr = MAXPHYADDR) {
+    if (!Number.isInteger(maxphyaddr) || maxphyaddr < 36 || maxphyaddr > 52) {
+      throw new RangeError(`MAXPHYADDR is ${maxphyaddr}: x86-64 CPUs have 36 to 52 physical address bits`);
+    }
+    this.#ram = ram;
+    this.#control = new Control(maxphyaddr);
+    this.#walker = new Walker(ram, this.#control);
+  }
+
+  attach(cpu: Cpu, trace: Trace): void {
+    this.#cpu = cpu;
+    this.#trace = trace;
+    this.#live = cpu.registerSet(['cs', 'rflags']);
+    this.#saved = cpu.registerSet(SAVED_REGISTERS);
+  }
+
+  refresh(): void {
+    const cpu = this.#attached();
+    this.#control.update(cpu.read('cr0'), cpu.read('cr3'), cpu.read('cr4'), cpu.read('efer'));
+    this.cr2 = cpu.read('cr2');
+  }
+
+  #attached(): Cpu {
+    if (this.#cpu === null) throw new Error('the walker has no CPU yet: attach() comes first');
+    return this.#cpu;
+  }
+
+  /** A page fault happened at `va`. Costs an engine call: guest code and whoever prints registers see it. */
+  setCr2(va: bigint): void {
+    this.cr2 = va;
+    this.#attached().write('cr2', va);
+  }
+
+  /** What decodes the instructions that fault on this CPU. */
+  get decoder(): X86Decoder {
+    this.#decoder ??= new X86Decoder();
+    return this.#decoder;
+  }
+
+  fill(va: number | bigint, access: AccessCode): number {
+    // What is no number is beyond 2^53 and so not canonical either.
+    if (typeof va !== 'number' || !isCanonical(va)) return 0;
+    const walker = this.#walker;
+    if (this.#pins.size !== 0) {
+      const pin = this.#pinned(va);
+      if (pin !== null) {
+        if (access !== ACCESS_WRITE || pin.dirty) return this.#answerPinned(pin, access);
+        // A write through an entry that is not yet marked dirty walks the tables again.
+        this.#pins.delete(Math.floor(va / 4096));
+      }
+    }
+    if (walker.walk(va) !== WALKED) return 0;
+    const perms = this.#usableNow(access);
+    if ((perms & needed(access)) === 0) return 0;
+    const write = access === ACCESS_WRITE;
+    if (!walker.accessed || (write && !walker.dirty)) this.#mark(write);
+    this.pa = walker.pa;
+    return walker.dirty || write ? perms : perms & ~PERM_WRITE;
+  }
+
+  /**
+   * Rights of the page just walked, in the mode the CPU is in now. Guest code may have changed the mode
+   * (iretq, stac): where that matters, the CPU is asked. It matters for user pages, and for the first
+   * fetch after a change of privilege, wherever that goes.
+   */
+  #usableNow(access: AccessCode): number {
+    const walker = this.#walker;
+    if (this.user) return walker.usable(true, false);
+    if (access !== ACCESS_FETCH && (walker.rights & US) === 0) return walker.usable(false, false);
+    const live = this.#live;
+    if (live === null) return walker.usable(false, false);
+    live.load();
+    if (((live.values[0] ?? 0n) & 3n) !== 0n) this.user = true;
+    return walker.usable(this.user, (Number(live.values[1] ?? 0n) & EFLAGS_AC) !== 0);
+  }
+
+  /** Sets A in every entry of the walk, and D in the leaf for a write. */
+  #mark(write: boolean): void {
+    const walker = this.#walker;
+    const leaf = walker.depth - 1;
+    for (let level = 0; level <= leaf; level++) {
+      const bits = write && level === leaf ? A | D : A;
+      const low = walker.entryLo[level] ?? 0;
+      if ((low & bits) === bits) continue;
+      const pa = walker.entryPa[level] ?? 0;
+      const old = this.#ram.readU64(pa);
+      const value = old | BigInt(bits);
+      this.#ram.writeU64(pa, value);
+      walker.entryLo[level] = low | bits;
+      const trace = this.#trace;
+      if (trace === null) continue;
+      const name = LEVEL_NAMES[level] ?? 'pte';
+      const { cpu } = trace;
+      trace.emit({ type: 'pte-write', cpu, by: 'hardware', level: name, pa, old, value, changed: true });
+    }
+  }
+
+  /** Physical address of a signed address, whatever the rights; -1 when it does not translate. */
+  physical(va: number): number {
+    if (!isCanonical(va) || this.#walker.walk(va) !== WALKED) return -1;
+    const pa = this.#walker.pa;
+    return this.#ram.contains(pa, 4096) ? pa + ((va >>> 0) & 0xfff) : -1;
+  }
+
+  peek(va: bigint): number {
+    return this.physical(toSigned(va));
+  }
+
+  /** May a supervisor write be made there? Returns the physical address, or -1. */
+  supervisorWrite(va: number): number {
+    const walker = this.#walker;
+    if (!isCanonical(va) || walker.walk(va) !== WALKED) return -1;
+    // Pushes of an exception are implicit accesses: EFLAGS.AC does not help them.
+    if (walker.refusal(ACCESS_WRITE, false, false) !== ALLOWED) return -1;
+    return this.#ram.contains(walker.pa, 4096) ? walker.pa + ((va >>> 0) & 0xfff) : -1;
+  }
+
+  translate(va: bigint, access: AccessType, user: boolean): Translation {
+    const flags = user || this.#live === null ? 0 : this.#liveFlags(this.#live);
+    return this.explain(va, access, user, (flags & EFLAGS_AC) !== 0);
+  }
+
+  #liveFlags(live: RegisterSet): number {
+    live.load();
+    return Number(live.values[1] ?? 0n);
+  }
+
+  /** translate() with EFLAGS.AC given. A pinned page answers as the TLB would. */
+  explain(va: bigint, access: AccessType, user: boolean, ac: boolean): Translation {
+    return this.explainAt(toSigned(va), access, user, ac);
+  }
+
+  /** explain() of a signed number; NaN is not canonical. */
+  explainAt(address: number, access: AccessType, user: boolean, ac: boolean): Translation {
+    if (!isCanonical(address)) {
+      return {
+        ok: false,
+        pa: 0,
+        perms: 0,
+        levels: [],
+        verdict: 'not canonical',
+        at: null,
+        code: NOT_CANONICAL,
+      };
+    }
+    const code = accessCode(access);
+    const walker = this.#walker;
+    const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
+    const stale = pinned !== null && (access !== 'write' || pinned.dirty);
+    let end: WalkEnd = WALKED;
+    if (stale) this.#load(pinned);
+    else end = walker.walk(address);
+    const refusal: Refusal = end === WALKED ? walker.refusal(code, user, ac) : ALLOWED;
+    const ok = end === WALKED && refusal === ALLOWED;
+    const verdict = verdictOf(end, refusal);
+    const deciding = ok || end !== WALKED ? walker.depth - 1 : walker.decidingLevel(refusal);
+    return {
+      ok,
+      pa: ok ? walker.pa + ((address >>> 0) & 0xfff) : 0,
+      perms: ok ? walker.usable(user, ac) : 0,
+      levels: this.#levels(stale),
+      verdict: stale ? `${verdict} (stale TLB entry)` : verdict,
+      at: LEVEL_NAMES[deciding] ?? null,
+      code: ok ? 0 : walker.errorCode(end, code, user),
+    };
+  }
+
+  /** The entries of the last walk. Those in ram are as they were read: nothing has happened since. */
+  #levels(stale: boolean): WalkLevel[] {
+    const { depth, entryPa } = this.#walker;
+    const { words64, base } = this.#ram;
+    const levels: WalkLevel[] = [];
+    for (let i = 0; i < depth; i++) {
+      const pa = entryPa[i] ?? 0;
+      const entry = stale ? undefined : words64[(pa - base) / 8];
+      levels.push({ level: LEVEL_NAMES[i] ?? 'pte', entryPa: pa, entry: entry ?? this.#halves(i) });
+    }
+    return levels;
+  }
+
+  #halves(level: number): bigint {
+    const { entryLo, entryHi } = this.#walker;
+    return (BigInt(entryHi[level] ?? 0) << 32n) | BigInt(entryLo[level] ?? 0);
+  }
+
+  #pinned(va: number): Pin | null {
+    return this.#pins.get(Math.floor(va / 4096)) ?? null;
+  }
+
+  /** Makes a pinned translation the walker's last one. */
+  #load(pin: Pin): void {
+    const walker = this.#walker;
+    walker.pa = pin.pa;
+    walker.rights = pin.rights;
+    walker.executable = pin.executable;
+    walker.dirty = pin.dirty;
+    walker.accessed = true;
+    walker.depth = pin.entryPa.length;
+    walker.entryPa.set(pin.entryPa);
+    walker.entryLo.set(pin.entryLo);
+    walker.entryHi.set(pin.entryHi);
+  }
+
+  #answerPinned(pin: Pin, access: AccessCode): number {
+    this.#load(pin);
+    const perms = this.#usableNow(access);
+    if ((perms & needed(access)) === 0) return 0;
+    this.pa = pin.pa;
+    return pin.dirty ? perms : perms & ~PERM_WRITE;
+  }
+
+  pin(va: bigint): boolean {
+    const address = toSigned(pageOf(va));
+    const walker = this.#walker;
+    if (!isCanonical(address) || walker.walk(address) !== WALKED) return false;
+    // An entry comes into the TLB by being used.
+    if (!walker.accessed) this.#mark(false);
+    const { depth } = walker;
+    this.#pins.set(Math.floor(address / 4096), {
+      pa: walker.pa,
+      rights: walker.rights,
+      executable: walker.executable,
+      dirty: walker.dirty,
+      entryPa: [...walker.entryPa.subarray(0, depth)],
+      entryLo: [...walker.entryLo.subarray(0, depth)],
+      entryHi: [...walker.entryHi.subarray(0, depth)],
+    });
+    return true;
+  }
+
+  unpin(va: bigint | null): void {
+    if (this.#pins.size === 0) return;
+    if (va === null) this.#pins.clear();
+    else this.#pins.delete(Math.floor(toSigned(va) / 4096));
+  }
+
+  /** Addresses of the pinned pages. */
+  pinnedPages(): bigint[] {
+    return [...this.#pins.keys()].map((page) => fromSigned(page * 4096));
+  }
+
+  /** Takes the registers of an exception: one engine call. Give the frame back with `release`. */
+  capture(): X86PtRegs {
+    const saved = this.#saved;
+    if (saved === null) throw new Error('the walker has no CPU yet: attach() comes first');
+    saved.load();
+    let regs = this.#frames[this.nesting];
+    if (regs === undefined) {
+      regs = new X86PtRegs();
+      this.#frames[this.nesting] = regs;
+    }
+    this.nesting += 1;
+    regs.capture(saved);
+    return regs;
+  }
+
+  /** Ends the handling of the exception whose frame was captured last. */
+  release(): void {
+    this.nesting -= 1;
+  }
+}
+
+function needed(access: AccessCode): number {
+  return access === ACCESS_READ ? PERM_READ : access === ACCESS_WRITE ? PERM_WRITE : PERM_EXEC;
+}
+
+function accessCode(access: AccessType): AccessCode {
+  return access === 'read' ? ACCESS_READ : access === 'write' ? ACCESS_WRITE : ACCESS_FETCH;
+}
+
+/** The Mmu of a CPU as this architecture made it. */
+export function mmuOf(here: ThisCpu): X86Mmu {
+  if (!(here.mmu instanceof X86Mmu)) throw new Error('this CPU was not set up as an x86-64 CPU');
+  return here.mmu;
+}

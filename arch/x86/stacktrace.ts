@@ -1,0 +1,30 @@
+/**
+ * arch_bpf_stack_walk() of arch/x86/net/bpf_jit_comp.c, bpf-next merge 8496d9020ff3. Left out: nothing;
+ * the handlers' own frames, with which the kernel's walk begins, are not in ram and so not visited.
+ */
+import type { StackVisitor, TextFunction, ThisCpu } from '../arch.js';
+import { machineOf } from './machine.js';
+import { mmuOf } from './mmu.js';
+import { X86PtRegs } from './regs.js';
+
+/**
+ * Walks outwards from the registers of the exception being handled, the interrupted code first, up to the
+ * first address that is no kernel text. Outside of an exception there is nothing to walk. Only the ORC
+ * unwinder can do it: built with another one, the function's body is empty.
+ */
+export function arch_bpf_stack_walk(here: ThisCpu, visit: StackVisitor): void {
+  const { regs } = here;
+  if (here.kernel.config.UNWINDER !== 'orc' || !(regs instanceof X86PtRegs)) return;
+  const { unwinder } = machineOf(here);
+  unwinder.start(here, mmuOf(here), regs);
+  while (!unwinder.done) {
+    const address = unwinder.returnAddress;
+    if (address === null || !visit(address, unwinder.spAddress, unwinder.bpValue)) return;
+    unwinder.next();
+  }
+}
+
+/** Takes a function of kernel text into the unwinder's tables. */
+export function addUnwindInfo(here: ThisCpu, fn: TextFunction): void {
+  machineOf(here).orc.add(fn);
+}

@@ -1,0 +1,150 @@
+/**
+ * The exceptions beside page faults: port of arch/x86/kernel/traps.c, bpf-next merge 8496d9020ff3.
+ *
+ * Left out: exceptions that no access raises, emulated instructions (UMIP, IOPL), kprobes and notifiers
+ * (none is registered), and the file name in a user task's line.
+ */
+import { hex, hex16 } from '../../emu/address.js';
+import { type Path, port } from '../../emu/path.js';
+import type { ThisCpu } from '../arch.js';
+import { KERN_EMERG, KERN_INFO, SI_KERNEL, SIGBUS, SIGSEGV, TaskDead } from '../kernel.js';
+import { die, die_addr } from './dumpstack.js';
+import { fixup_exception, X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_SS } from './extable.js';
+import { interruptedInstruction, registersOf } from './instruction-at.js';
+import { machineOf } from './machine.js';
+import { mmuOf } from './mmu.js';
+import { X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
+import { get_stack_guard_info, type stack_info } from './stack-guard.js';
+
+const GPFSTR = 'general protection fault';
+
+function cond_local_irq_enable(here: ThisCpu, regs: X86PtRegs): void {
+  if ((regs.flags & X86_EFLAGS_IF) !== 0n) mmuOf(here).irqsDisabled = false;
+}
+
+function setTrap(here: ThisCpu, trapnr: number, error_code: number): void {
+  const thread = machineOf(here).thread(here.current);
+  thread.error_code = error_code;
+  thread.trap_nr = trapnr;
+}
+
+/** The line about a user task that gets a signal for an exception. */
+function show_signal(here: ThisCpu, type: string, desc: string, regs: X86PtRegs, error_code: number): void {
+  const { comm, pid } = here.current;
+  const text =
+    `traps: ${comm}[${pid}] ${type}${desc} ip:${regs.ip.toString(16)} sp:${regs.sp.toString(16)}` +
+    ` error:${error_code.toString(16)}`;
+  here.kernel.printk(here, KERN_INFO, text);
+}
+
+interface KernelExcHint {
+  readonly help: string;
+  readonly addr: bigint;
+}
+
+/** get_kernel_exc_address(): what the memory operand tells about the reason; null when there is none. */
+function get_kernel_exc_address(here: ThisCpu, regs: X86PtRegs): KernelExcHint | null {
+  const insn = interruptedInstruction(here, regs);
+  const operand = insn?.memory.find((candidate) => !candidate.scattered);
+  if (insn === null || operand === undefined) return null;
+  const addr = operand.address(registersOf(here, regs));
+  // ~__VIRTUAL_MASK: what is above is canonical again.
+  if (addr >= 0xffff_8000_0000_0000n) return { help: 'maybe for address', addr };
+  if (addr + BigInt(operand.size) - 1n > 0x7fff_ffff_ffffn) {
+    return { help: 'probably for non-canonical address', addr };
+  }
+  if (addr < 4096n) return { help: 'kernel NULL pointer dereference', addr };
+  return { help: 'maybe for address', addr };
+}
+
+export const exc_general_protection = port(
+  'exc_general_protection',
+  ['regs', 'error_code'],
+  function* (here: ThisCpu, regs: X86PtRegs, error_code: number): Path<void> {
+    const { trace } = here;
+    const fn = 'exc_general_protection';
+    cond_local_irq_enable(here, regs);
+    if (yield* trace.decide(fn, 'user_mode(regs)', regs.user_mode)) {
+      setTrap(here, X86_TRAP_GP, error_code);
+      show_signal(here, '', GPFSTR, regs, error_code);
+      throw new TaskDead({ kind: 'signal', signo: SIGSEGV, code: SI_KERNEL, address: 0n });
+    }
+    // The fixup is told no address: CR2 says nothing about this exception.
+    if (yield* fixup_exception(here, regs, X86_TRAP_GP, error_code, 0n)) return;
+    setTrap(here, X86_TRAP_GP, error_code);
+    let desc = GPFSTR;
+    let gp_addr = 0n;
+    if (yield* trace.decide(fn, 'error_code', error_code)) {
+      desc = `segment-related ${GPFSTR}`;
+    } else {
+      const hint = get_kernel_exc_address(here, regs);
+      yield* trace.decide(fn, 'hint != EXC_NO_HINT', hint !== null);
+      if (hint !== null) {
+        desc = `${GPFSTR}, ${hint.help} ${hex(hint.addr)}`;
+        gp_addr = hint.addr;
+      }
+    }
+    die_addr(here, desc, regs, error_code, gp_addr);
+  },
+);
+
+export const exc_stack_segment = port(
+  'exc_stack_segment',
+  ['regs', 'error_code'],
+  function* (here: ThisCpu, regs: X86PtRegs, error_code: number): Path<void> {
+    const { trace } = here;
+    cond_local_irq_enable(here, regs);
+    if (yield* trace.decide('do_trap_no_signal', '!user_mode(regs)', !regs.user_mode)) {
+      if (yield* fixup_exception(here, regs, X86_TRAP_SS, error_code, 0n)) return;
+      setTrap(here, X86_TRAP_SS, error_code);
+      die(here, 'stack segment', regs, error_code);
+      return;
+    }
+    setTrap(here, X86_TRAP_SS, error_code);
+    show_signal(here, 'trap ', 'stack segment', regs, error_code);
+    throw new TaskDead({ kind: 'signal', signo: SIGBUS, code: SI_KERNEL, address: 0n });
+  },
+);
+
+/** `%p` with no_hash_pointers: which hash a boot would have made is not modelled. */
+function pointer(address: bigint): string {
+  return hex16(address);
+}
+
+/** Runs on the stack of #DF; ends the task, or the machine when it was in an interrupt. */
+export const handle_stack_overflow = port(
+  'handle_stack_overflow',
+  ['regs', 'fault_address', 'info'],
+  // biome-ignore lint/correctness/useYield: ported functions are generators, whether they decide or not
+  function* (here: ThisCpu, regs: X86PtRegs, fault_address: bigint, info: stack_info): Path<void> {
+    const at = `${pointer(fault_address)} (stack is ${pointer(info.begin)}..${pointer(info.end)})`;
+    here.kernel.printk(here, KERN_EMERG, `BUG: ${info.name} stack guard page was hit at ${at}`);
+    die(here, 'stack guard page', regs, 0);
+    here.kernel.panic(here, `${info.name} stack guard hit`);
+  },
+);
+
+export const exc_double_fault = port(
+  'exc_double_fault',
+  ['regs', 'error_code', 'address'],
+  function* (here: ThisCpu, regs: X86PtRegs, error_code: number, address: bigint): Path<void> {
+    const { trace, current, kernel } = here;
+    // irqentry_nmi_enter(): what follows counts as interrupt context.
+    current.in_interrupt += 1;
+    try {
+      setTrap(here, X86_TRAP_DF, error_code);
+      if (kernel.config.VMAP_STACK) {
+        const guard = get_stack_guard_info(here, address);
+        const test = 'get_stack_guard_info((void *)address, &info)';
+        yield* trace.decide('exc_double_fault', test, guard !== null);
+        if (guard !== null) yield* handle_stack_overflow(here, regs, address, guard);
+      }
+      const text = `traps: PANIC: double fault, error_code: 0x${error_code.toString(16)}`;
+      kernel.printk(here, KERN_EMERG, text);
+      die(here, 'double fault', regs, error_code);
+      kernel.panic(here, 'Machine halted.');
+    } finally {
+      current.in_interrupt -= 1;
+    }
+  },
+);

@@ -1,0 +1,261 @@
+/**
+ * What the memory management unit of an x86-64 CPU does with an address: the walk of four levels, the
+ * rights that come out of it, and the error code when they do not suffice.
+ *
+ * Intel SDM volume 3, chapter "Paging", sections "4-Level Paging and 5-Level Paging", "Determination of
+ * Access Rights" and "Page-Fault Exceptions". Left out: five levels, protection keys, shadow stacks, LAM,
+ * LASS. Physical memory that is not there reads as all ones, as on a PC.
+ *
+ * Numbers and 32-bit halves only: this is asked by the engine in the middle of an instruction.
+ */
+import {
+  ACCESS_FETCH,
+  ACCESS_WRITE,
+  type AccessCode,
+  PERM_EXEC,
+  PERM_READ,
+  PERM_WRITE,
+} from '../../emu/cpu.js';
+import type { LevelName } from '../../emu/events.js';
+import type { Ram } from '../../emu/ram.js';
+
+/** Error-code bits, enum x86_pf_error_code in arch/x86/include/asm/trap_pf.h. */
+export const X86_PF_PROT = 1 << 0;
+export const X86_PF_WRITE = 1 << 1;
+export const X86_PF_USER = 1 << 2;
+export const X86_PF_RSVD = 1 << 3;
+export const X86_PF_INSTR = 1 << 4;
+export const X86_PF_PK = 1 << 5;
+export const X86_PF_SHSTK = 1 << 6;
+export const X86_PF_SGX = 1 << 15;
+/** Bit 31, as an unsigned number. */
+export const X86_PF_RMP = 0x80000000;
+
+/** Low halves of entries. */
+export const P = 1 << 0;
+export const RW = 1 << 1;
+export const US = 1 << 2;
+export const A = 1 << 5;
+export const D = 1 << 6;
+export const PS = 1 << 7;
+/** NX in the high half. */
+const NX_HI = 0x80000000;
+
+/** How a walk ends. */
+export const WALKED = 0;
+export const NOT_PRESENT = 1;
+export const RESERVED = 2;
+export type WalkEnd = typeof WALKED | typeof NOT_PRESENT | typeof RESERVED;
+
+/** Why an access of a walked page is refused; 0 when it is not. */
+export const ALLOWED = 0;
+export const USER_TO_SUPERVISOR = 1;
+export const READ_ONLY = 2;
+export const NO_EXECUTE = 3;
+export const SMAP_REFUSES = 4;
+export const SMEP_REFUSES = 5;
+export type Refusal = 0 | 1 | 2 | 3 | 4 | 5;
+
+const TWO_32 = 4294967296;
+const LIMIT = 0x8000_0000_0000;
+
+/** Levels by their place in the walk. */
+export const LEVEL_NAMES: readonly LevelName[] = ['pgd', 'pud', 'pmd', 'pte'];
+
+/** Is a signed address in one of the two halves that 48-bit addresses have? */
+export function isCanonical(va: number): boolean {
+  return va >= -LIMIT && va < LIMIT;
+}
+
+/** Control state of one CPU, as far as translation depends on it. */
+export class Control {
+  /** Physical address of the root table: CR3 without PCID and flags. */
+  root = 0;
+  wp = true;
+  smep = false;
+  smap = false;
+  nxe = true;
+  /** Bits of an entry's high half that must be 0. */
+  reserved = 0;
+
+  constructor(
+    /** Physical address bits of the CPU, 36 to 52. */
+    readonly maxphyaddr: number,
+  ) {}
+
+  update(cr0: bigint, cr3: bigint, cr4: bigint, efer: bigint): void {
+    this.root = Number(cr3 & 0x000f_ffff_ffff_f000n);
+    this.wp = (cr0 & (1n << 16n)) !== 0n;
+    this.smep = (cr4 & (1n << 20n)) !== 0n;
+    this.smap = (cr4 & (1n << 21n)) !== 0n;
+    this.nxe = (efer & (1n << 11n)) !== 0n;
+    const beyond = 0xfffff & ~((1 << (this.maxphyaddr - 32)) - 1);
+    this.reserved = beyond | (this.nxe ? 0 : NX_HI);
+  }
+}
+
+/** One walk after the other; the fields describe the last one. */
+export class Walker {
+  /** Physical address of the page, 4 KiB part of it in case of a large one. */
+  pa = 0;
+  /** US and RW of all levels together. */
+  rights = 0;
+  /** True when no level forbids execution. */
+  executable = false;
+  /** A of all levels together. */
+  accessed = false;
+  /** D of the leaf. */
+  dirty = false;
+  /** Entries read, 0 to 4. */
+  depth = 0;
+  /** Physical addresses and halves of the entries read. */
+  readonly entryPa = new Float64Array(4);
+  readonly entryLo = new Uint32Array(4);
+  readonly entryHi = new Uint32Array(4);
+
+  readonly #words: Uint32Array;
+  readonly #base: number;
+
+  constructor(
+    ram: Ram,
+    readonly control: Control,
+  ) {
+    this.#words = ram.words32;
+    this.#base = ram.base;
+  }
+
+  /**
+   * Walks the tables for a canonical address.
+   * @param va signed number
+   */
+  walk(va: number): WalkEnd {
+    const { control, entryPa, entryLo, entryHi } = this;
+    const words = this.#words;
+    const lo = va >>> 0;
+    const hi = Math.floor(va / TWO_32);
+    let rights = RW | US;
+    let highs = 0;
+    let accessed = A;
+    let table = control.root;
+    for (let level = 0; level < 4; level++) {
+      const index =
+        level === 0
+          ? (hi >>> 7) & 511
+          : level === 1
+            ? ((hi & 0x7f) << 2) | (lo >>> 30)
+            : level === 2
+              ? (lo >>> 21) & 511
+              : (lo >>> 12) & 511;
+      const pa = table + index * 8;
+      const word = (pa - this.#base) / 4;
+      let low = 0xffffffff;
+      let high = 0xffffffff;
+      if (word >= 0 && word < words.length) {
+        low = words[word] ?? 0;
+        high = words[word + 1] ?? 0;
+      }
+      entryPa[level] = pa;
+      entryLo[level] = low;
+      entryHi[level] = high;
+      this.depth = level + 1;
+      if ((low & P) === 0) return NOT_PRESENT;
+      if ((high & control.reserved) !== 0) return RESERVED;
+      rights &= low;
+      highs |= high;
+      accessed &= low;
+      const target = (high & 0xfffff) * TWO_32;
+      if (level === 3) {
+        this.pa = target + ((low & 0xfffff000) >>> 0);
+      } else if ((low & PS) === 0) {
+        table = target + ((low & 0xfffff000) >>> 0);
+        continue;
+      } else if (level === 0) {
+        return RESERVED;
+      } else if (level === 1) {
+        if ((low & 0x3fffe000) !== 0) return RESERVED;
+        this.pa = target + ((low & 0xc0000000) >>> 0) + (lo & 0x3ffff000);
+      } else {
+        if ((low & 0x001fe000) !== 0) return RESERVED;
+        this.pa = target + ((low & 0xffe00000) >>> 0) + (lo & 0x001ff000);
+      }
+      this.dirty = (low & D) !== 0;
+      break;
+    }
+    this.rights = rights;
+    this.executable = (highs & NX_HI) === 0 || !control.nxe;
+    this.accessed = accessed !== 0;
+    return WALKED;
+  }
+
+  /** After a walk that came through: may the access be made? */
+  refusal(access: AccessCode, user: boolean, ac: boolean): Refusal {
+    const { control, rights } = this;
+    if (user) {
+      if ((rights & US) === 0) return USER_TO_SUPERVISOR;
+      if (access === ACCESS_FETCH) return this.executable ? ALLOWED : NO_EXECUTE;
+      return access === ACCESS_WRITE && (rights & RW) === 0 ? READ_ONLY : ALLOWED;
+    }
+    if (access === ACCESS_FETCH) {
+      if (!this.executable) return NO_EXECUTE;
+      return control.smep && (rights & US) !== 0 ? SMEP_REFUSES : ALLOWED;
+    }
+    if (control.smap && !ac && (rights & US) !== 0) return SMAP_REFUSES;
+    return access === ACCESS_WRITE && control.wp && (rights & RW) === 0 ? READ_ONLY : ALLOWED;
+  }
+
+  /** After a walk that came through: all rights of the page, PERM_*, whatever A and D say. */
+  usable(user: boolean, ac: boolean): number {
+    const { control, rights } = this;
+    const isUserPage = (rights & US) !== 0;
+    if (user && !isUserPage) return 0;
+    let perms = 0;
+    if (user || !isUserPage || !control.smap || ac) {
+      perms = PERM_READ;
+      if ((rights & RW) !== 0 || (!user && !control.wp)) perms |= PERM_WRITE;
+    }
+    if (this.executable && (user || !isUserPage || !control.smep)) perms |= PERM_EXEC;
+    return perms;
+  }
+
+  /** Error code of a #PF for an access that ended so. SDM, "Page-Fault Exceptions". */
+  errorCode(end: WalkEnd, access: AccessCode, user: boolean): number {
+    const { control } = this;
+    let code = end === NOT_PRESENT ? 0 : end === RESERVED ? X86_PF_PROT | X86_PF_RSVD : X86_PF_PROT;
+    if (access === ACCESS_WRITE) code |= X86_PF_WRITE;
+    if (user) code |= X86_PF_USER;
+    if (access === ACCESS_FETCH && (control.nxe || control.smep)) code |= X86_PF_INSTR;
+    return code;
+  }
+
+  /** The first level without a right, root first: who decided a refusal. */
+  decidingLevel(refusal: Refusal): number {
+    const { depth, entryLo, entryHi } = this;
+    for (let level = 0; level < depth; level++) {
+      const low = entryLo[level] ?? 0;
+      if (refusal === USER_TO_SUPERVISOR && (low & US) === 0) return level;
+      if (refusal === READ_ONLY && (low & RW) === 0) return level;
+      if (refusal === NO_EXECUTE && ((entryHi[level] ?? 0) & NX_HI) !== 0) return level;
+    }
+    return depth - 1;
+  }
+}
+
+/** What a walk or a refusal means, for people. */
+export function verdictOf(end: WalkEnd, refusal: Refusal): string {
+  if (end === NOT_PRESENT) return 'not present';
+  if (end === RESERVED) return 'reserved bit set';
+  switch (refusal) {
+    case ALLOWED:
+      return 'translates';
+    case USER_TO_SUPERVISOR:
+      return 'user access to supervisor page';
+    case READ_ONLY:
+      return 'write to read-only page';
+    case NO_EXECUTE:
+      return 'fetch from no-execute page';
+    case SMAP_REFUSES:
+      return 'supervisor access to user page with SMAP and EFLAGS.AC=0';
+    case SMEP_REFUSES:
+      return 'supervisor fetch from user page with SMEP';
+  }
+}

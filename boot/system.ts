@@ -1,0 +1,408 @@
+/**
+ * A booted machine: one architecture, its CPUs over one ram, and the kernel's rooms wired together.
+ */
+import type { Arch, ExtableSpec, ThisCpu, VaRange } from '../arch/arch.js';
+import { type mm_struct, PAGE_SIZE, TaskDead } from '../arch/kernel.js';
+import { DEFAULT_CONFIG, type KernelConfig } from '../arch/kernel-config.js';
+import type { bpf_arena } from '../bpf/arena.js';
+import { BpfEnv } from '../bpf/env.js';
+import type { bpf_line_info, bpf_prog } from '../bpf/program.js';
+import { hex, u64 } from '../emu/address.js';
+import type { CpuStop, Engine } from '../emu/cpu.js';
+import { type EventSink, NO_EVENTS, type RunOutcome } from '../emu/events.js';
+import { type Path, Trace } from '../emu/path.js';
+import { Ram, RamError } from '../emu/ram.js';
+import { DEFAULT_LIMITS, type Guest, type RunLimits, runGuest, type StopResult } from '../emu/run.js';
+import { EBUSY } from '../kernel/errno.js';
+import { Kallsyms, type KernelSymbol } from '../kernel/kallsyms.js';
+import { createTask } from '../kernel/task.js';
+import { map_kernel_range, map_page } from '../mm/map.js';
+import { Memory } from '../mm/memory.js';
+import { create_mm, mmap_region, type UserMm } from '../mm/mmap.js';
+import { alloc_thread_stack, get_vm_area, VM_ALLOC } from '../mm/vmalloc.js';
+import { readVirtual, writeVirtual } from './host-view.js';
+import { BootedKernel } from './kernel.js';
+import { type TextKind, TextSpace } from './text.js';
+
+export interface TaskOptions {
+  readonly comm?: string | undefined;
+  readonly pid?: number | undefined;
+  readonly uid?: number | undefined;
+}
+
+export interface SystemOptions {
+  readonly arch: Arch;
+  readonly engine: Engine;
+  /** Gets every event from the end of boot on. */
+  readonly sink: EventSink;
+  readonly config?: Partial<KernelConfig> | undefined;
+  /** Bytes, a multiple of 4096. */
+  readonly ramBytes?: number | undefined;
+  /** 1 to 8. */
+  readonly cpus?: number | undefined;
+  /** current of CPU 0; each further CPU has a task of its own with the next pid. */
+  readonly task?: TaskOptions | undefined;
+  readonly limits?: Partial<RunLimits> | undefined;
+}
+
+/** Enough for the tables of a few arenas (8 MiB each) and their pages. */
+export const DEFAULT_RAM = 64 * 2 ** 20;
+/** Below that there is no room for the kernel's own tables, stacks and text. */
+export const SMALLEST_RAM = 4 * 2 ** 20;
+export const MAX_CPUS = 8;
+
+/** The task that runs where nobody says which. */
+const DEFAULT_TASK = { comm: 'kfault', pid: 100, uid: 0 };
+
+/** Code to be put into text, already assembled for its address. */
+export interface TextSpec {
+  readonly name: string;
+  readonly start: bigint;
+  readonly code: Uint8Array;
+}
+
+/** What makes an image a BPF program. */
+export interface ProgramSpec {
+  readonly name: string;
+  readonly start: bigint;
+  readonly code: Uint8Array;
+  readonly tag?: string | undefined;
+  readonly arena?: bpf_arena | null | undefined;
+  readonly main?: bpf_prog | null | undefined;
+  readonly linfo?: readonly bpf_line_info[] | null | undefined;
+  readonly extable?: readonly ExtableSpec[] | undefined;
+}
+
+/** A machine with a kernel in it. `close` frees its engines. */
+export class System {
+  readonly arch: Arch;
+  readonly config: KernelConfig;
+  readonly ram: Ram;
+  readonly memory: Memory;
+  readonly kernel: BootedKernel;
+  readonly bpf: BpfEnv;
+  readonly limits: RunLimits;
+  readonly cpus: readonly ThisCpu[];
+  readonly text: TextSpace;
+  readonly #image: Image;
+  #user: UserMm | null = null;
+  #closed = false;
+
+  /** Boots a machine. Throws a RamError or a RangeError that says what cannot be had. */
+  static boot(options: SystemOptions): System {
+    return new System(options);
+  }
+
+  private constructor(options: SystemOptions) {
+    const { arch } = options;
+    this.arch = arch;
+    this.config = { ...DEFAULT_CONFIG, ...options.config };
+    this.limits = { ...DEFAULT_LIMITS, ...options.limits };
+    const count = options.cpus ?? 1;
+    if (!Number.isInteger(count) || count < 1 || count > MAX_CPUS) {
+      throw new RangeError(`${count} CPUs: a machine has 1 to ${MAX_CPUS}`);
+    }
+    const bytes = options.ramBytes ?? DEFAULT_RAM;
+    if (bytes < SMALLEST_RAM) {
+      throw new RamError(
+        `ram of ${bytes} bytes: the kernel's own tables, stacks and text need ${SMALLEST_RAM} (4 MiB)`,
+      );
+    }
+    this.ram = new Ram(arch.layout.physBase, bytes);
+    this.memory = new Memory(this.ram, arch.pgtable(this.config), arch.layout);
+    const kallsyms = new Kallsyms();
+    this.bpf = new BpfEnv({
+      memory: this.memory,
+      kallsyms_lookup_name: (name) => kallsyms.kallsyms_lookup_name(name),
+    });
+    this.kernel = new BootedKernel(this.memory, this.config, kallsyms, this.bpf);
+    this.text = new TextSpace(this.memory, arch.layout, arch.textFiller);
+    this.#image = placeImage(arch);
+
+    const cpus: ThisCpu[] = [];
+    this.cpus = cpus;
+    try {
+      for (let id = 0; id < count; id++) cpus.push(this.#createCpu(id, options.engine));
+      const boot = this.here();
+      this.#mapDirectMap(boot);
+      for (const here of cpus) this.#startCpu(here, options.task ?? {});
+      for (const symbol of this.#image.symbols) {
+        this.kernel.kallsyms.add(symbol);
+        // Host code stands in for these functions; their bytes are filler.
+        this.text.store(boot, 'kernel', symbol.start, repeat(arch.textFiller, symbol.size));
+      }
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+    this.memory.pages.exposed = true;
+    for (const here of cpus) here.trace.sink = options.sink;
+  }
+
+  /** CPU `id`. Throws a RangeError when there is none. */
+  here(id = 0): ThisCpu {
+    const here = this.cpus[id];
+    if (here === undefined) throw new RangeError(`CPU ${id}: this machine has ${this.cpus.length}`);
+    return here;
+  }
+
+  /** Next free address for code, aligned to 16 bytes. */
+  textBase(kind: TextKind): bigint {
+    return this.text.base(kind);
+  }
+
+  /** Puts a function into kernel text: code, symbol, unwind information. */
+  loadText(spec: TextSpec): void {
+    const boot = this.here();
+    const { name, start, code } = spec;
+    this.text.store(boot, 'kernel', start, code);
+    this.kernel.kallsyms.add({ name, start, size: code.length, kind: 'text' });
+    this.arch.addUnwindInfo(boot, { name, start, code });
+    this.#flushCode();
+  }
+
+  /**
+   * Puts the image of a BPF program or subprogram into memory, with its exception table behind the code,
+   * as the JIT does it.
+   */
+  loadProgram(spec: ProgramSpec): bpf_prog {
+    const boot = this.here();
+    const { start, code } = spec;
+    const entries = spec.extable ?? [];
+    const table = entries.length === 0 ? null : alignUp(start + BigInt(code.length), 4n);
+    this.text.store(boot, 'bpf', start, code);
+    const prog = this.bpf.programs.load({
+      ...spec,
+      table: table === null ? null : { extable: table, num_exentries: entries.length },
+    });
+    const { ksym } = prog.aux;
+    this.kernel.kallsyms.add({ name: ksym.name, start, size: code.length, kind: 'bpf' });
+    if (table !== null) {
+      this.#storeExtable('bpf', table, entries, { start, end: start + BigInt(code.length) });
+    }
+    this.#flushCode();
+    return prog;
+  }
+
+  /** The exception table of kernel text: once, with all its entries. */
+  loadKernelExtable(entries: readonly ExtableSpec[]): void {
+    if (entries.length === 0) return;
+    this.#storeExtable('kernel', alignUp(this.textBase('kernel'), 4n), entries, null);
+  }
+
+  /**
+   * Maps fresh pages at a free place of the vmalloc space or at `at`; returns their address.
+   * Throws a RangeError, VmallocError or PageAllocatorError when they cannot be had.
+   */
+  loadPages(size: number, prot: bigint, owner: string, at?: bigint): bigint {
+    const boot = this.here();
+    const options = at === undefined ? {} : { at };
+    const area = get_vm_area(boot, this.memory, size, VM_ALLOC, options);
+    if (area === null) throw new RangeError(`no room for ${size} bytes in the vmalloc space`);
+    this.#mapFresh(boot, this.memory.init_mm, area.addr, size, prot, owner);
+    return area.addr;
+  }
+
+  /** Maps fresh pages into the address space of CPU 0's task, which is made if need be. */
+  loadUserPages(at: bigint, size: number, vm_flags: number, prot: bigint, owner: string): void {
+    const mm = this.userMm();
+    mmap_region(mm, at, size, vm_flags);
+    this.#mapFresh(this.here(), mm, at, size, prot, owner);
+  }
+
+  /** The address space of the task of CPU 0; made, and switched to, when it is first asked for. */
+  userMm(): UserMm {
+    if (this.#user === null) {
+      const boot = this.here();
+      const mm = create_mm(boot, this.memory, boot.current.comm);
+      if (mm === null) throw new RangeError('the ram is full: no page for the root table of a task');
+      boot.current.mm = mm;
+      boot.current.active_mm = mm;
+      this.arch.switch_mm(boot, mm);
+      this.#user = mm;
+    }
+    return this.#user;
+  }
+
+  /**
+   * Runs kernel code on the kernel stack of a CPU until it returns or ends otherwise. Registers that are
+   * not given are zero, the stack pointer and what the return needs excepted.
+   */
+  call(id: number, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+    const here = this.here(id);
+    const { stack, stackSize } = here.current;
+    this.#clearRegisters(here);
+    this.arch.prepareCall(here, pc, stack + BigInt(stackSize));
+    return this.#run(here, pc, registers);
+  }
+
+  /** Runs user code in user mode, in the address space of CPU 0's task. `stackTop` is the first sp. */
+  user(id: number, pc: bigint, stackTop: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+    const here = this.here(id);
+    const mm = this.userMm();
+    if (here.current.mm !== mm) {
+      here.current.mm = mm;
+      here.current.active_mm = mm;
+      this.arch.switch_mm(here, mm);
+    }
+    this.#clearRegisters(here);
+    this.arch.prepareUser(here, pc, stackTop);
+    return this.#run(here, pc, registers);
+  }
+
+  /** Memory through the current tables of a CPU, whatever the rights; null when a byte is not mapped. */
+  readVirtual(id: number, va: bigint, length: number): Uint8Array | null {
+    return readVirtual(this.here(id), va, length);
+  }
+
+  /** The same for storing; false when a byte is not mapped, and then nothing is stored. */
+  writeVirtual(id: number, va: bigint, bytes: Uint8Array): boolean {
+    const stored = writeVirtual(this.here(id), va, bytes);
+    // It may have been code.
+    if (stored) this.#flushCode();
+    return stored;
+  }
+
+  /** Frees the engines. Idempotent. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const { cpu } of this.cpus) cpu.close();
+  }
+
+  #run(here: ThisCpu, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+    for (const [name, value] of registers) here.cpu.write(name, u64(value));
+    here.mmu.refresh();
+    return runGuest(guestOf(here), pc, this.limits);
+  }
+
+  #clearRegisters({ cpu }: ThisCpu): void {
+    for (const name of this.arch.generalRegisters) cpu.write(name, 0n);
+  }
+
+  #flushCode(): void {
+    for (const { cpu } of this.cpus) cpu.flushCode();
+  }
+
+  #mapFresh(here: ThisCpu, mm: mm_struct, start: bigint, size: number, prot: bigint, owner: string): void {
+    for (let offset = 0; offset < size; offset += PAGE_SIZE) {
+      const va = start + BigInt(offset);
+      const pa = this.memory.pages.alloc_page(here, owner);
+      if (pa === null) throw new RangeError(`the ram is full: no page for ${owner}`);
+      const err = map_page(here, this.memory, mm, va, pa, prot);
+      if (err === -EBUSY) throw new RangeError(`${hex(va)} is mapped already`);
+      if (err !== 0) throw new RangeError(`the ram is full: no page for the tables of ${owner}`);
+    }
+  }
+
+  #storeExtable(kind: TextKind, va: bigint, entries: readonly ExtableSpec[], range: VaRange | null): void {
+    const boot = this.here();
+    const size = this.arch.extableEntrySize;
+    const bytes = new Uint8Array(entries.length * size);
+    // Sorted by instruction address: the kernel's at build time, a program's by the JIT.
+    const sorted = entries.toSorted((a, b) => (a.insn < b.insn ? -1 : a.insn > b.insn ? 1 : 0));
+    for (const [index, entry] of sorted.entries()) {
+      bytes.set(this.arch.packExtable(entry, va + BigInt(index * size)), index * size);
+    }
+    this.text.store(boot, kind, va, bytes);
+    const pa = boot.mmu.peek(va);
+    const last = bytes.length - 1;
+    if (boot.mmu.peek(va + BigInt(last)) !== pa + last) {
+      throw new RangeError(`an exception table of ${entries.length} entries does not fit where it has to go`);
+    }
+    this.kernel.extables.register({ kind, va, pa, count: entries.length, entrySize: size, range });
+  }
+
+  #createCpu(id: number, engine: Engine): ThisCpu {
+    const { arch, ram } = this;
+    const mmu = arch.createMmu(ram, this.config);
+    const cpu = engine.createCpu(arch.name, ram, { id, filler: mmu, sentinel: this.#image.sentinel });
+    const trace = new Trace(id, NO_EVENTS);
+    mmu.attach(cpu, trace);
+    const current = this.kernel.noTask();
+    const here: ThisCpu = { cpu, mmu, ram, trace, arch, kernel: this.kernel, current, regs: null };
+    this.memory.cpus.push(here);
+    return here;
+  }
+
+  #mapDirectMap(here: ThisCpu): void {
+    const { directMap, physBase, linearMapHuge } = this.arch.layout;
+    const { pgtable, init_mm } = this.memory;
+    const pages = this.ram.size / PAGE_SIZE;
+    const prot = pgtable.PAGE_LINEAR;
+    const err = map_kernel_range(here, this.memory, init_mm, directMap, physBase, pages, prot, {
+      huge: linearMapHuge,
+    });
+    if (err !== 0) throw new RamError('the ram is too small for the tables of its own direct map');
+  }
+
+  #startCpu(here: ThisCpu, task: TaskOptions): void {
+    const { id } = here.cpu;
+    const { THREAD_ALIGN } = this.arch.layout;
+    const stack = alloc_thread_stack(here, this.memory, 'kernel stack', THREAD_ALIGN);
+    if (stack === null) throw new RamError('the ram is too small for the kernel stacks');
+    here.current = createTask({
+      comm: task.comm ?? DEFAULT_TASK.comm,
+      pid: (task.pid ?? DEFAULT_TASK.pid) + id,
+      uid: task.uid ?? DEFAULT_TASK.uid,
+      mm: null,
+      active_mm: this.memory.init_mm,
+      stack: stack.stack,
+      stackSize: stack.size,
+    });
+    this.arch.setupCpu(here, this.memory.init_mm);
+  }
+}
+
+/** The kernel image: functions that host code stands in for, and the place that calls return to. */
+interface Image {
+  readonly symbols: readonly KernelSymbol[];
+  readonly sentinel: bigint;
+}
+
+/** Lays the image out from the start of text. The function of the sentinel has a page of its own. */
+function placeImage(arch: Arch): Image {
+  const symbols: KernelSymbol[] = [];
+  let at = arch.layout.text.start;
+  const place = (name: string, size: number): void => {
+    symbols.push({ name, start: at, size, kind: 'text' });
+    at = alignUp(at + BigInt(size), 16n);
+  };
+  const bottom = arch.kernelFunctions.find(({ name }) => name === arch.bottomFrame.fn);
+  if (bottom === undefined) throw new Error(`${arch.bottomFrame.fn} is not among the kernel's functions`);
+  const sentinel = at + BigInt(arch.bottomFrame.offset);
+  place(bottom.name, bottom.size);
+  at = alignUp(at, BigInt(PAGE_SIZE));
+  for (const { name, size } of arch.kernelFunctions) if (name !== bottom.name) place(name, size);
+  return { symbols, sentinel };
+}
+
+function guestOf(here: ThisCpu): Guest {
+  return {
+    cpu: here.cpu,
+    trace: here.trace,
+    pcRegister: here.arch.pcRegister,
+    handleStop: (stop) => handleStop(here, stop),
+    now: () => performance.now(),
+  };
+}
+
+/** What the kernel does not return from, it ends by throwing: that is the end of the run. */
+function* handleStop(here: ThisCpu, stop: CpuStop): Path<StopResult> {
+  try {
+    return yield* here.arch.handleStop(here, stop);
+  } catch (thrown) {
+    if (!(thrown instanceof TaskDead)) throw thrown;
+    const pc = here.cpu.read(here.arch.pcRegister);
+    here.trace.emit({ type: 'resolved', cpu: here.cpu.id, how: 'dead', pc });
+    return { how: 'end', outcome: thrown.outcome };
+  }
+}
+
+function alignUp(value: bigint, to: bigint): bigint {
+  return (value + to - 1n) & ~(to - 1n);
+}
+
+function repeat(pattern: Uint8Array, size: number): Uint8Array {
+  return Uint8Array.from({ length: size }, (_, i) => pattern[i % pattern.length] ?? 0);
+}

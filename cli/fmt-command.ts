@@ -1,0 +1,53 @@
+/** `kfault fmt`. */
+import { writeFileSync } from 'node:fs';
+import { buildMachine } from '../vector/build-machine.js';
+import { discoverFixtures } from '../vector/discover.js';
+import { formatFixture } from '../vector/format-file.js';
+import { type Fixture, loadFixture } from '../vector/load.js';
+import { fixtureErrors } from '../vector/run-fixture.js';
+import { openEngine } from './engine.js';
+import { FAILED, type Io, PASSED, UNUSABLE } from './io.js';
+
+export interface FmtOptions {
+  readonly check?: boolean;
+}
+
+/** Writes bytes into the asm blocks of fixtures, or says which would change; returns the exit status. */
+export async function fmtCommand(paths: readonly string[], options: FmtOptions, io: Io): Promise<number> {
+  const { files, errors } = discoverFixtures(paths);
+  for (const error of errors) io.err(`${error.format()}\n`);
+  let status = errors.length > 0 ? UNUSABLE : PASSED;
+  for (const file of files) {
+    const loaded = loadFixture(file);
+    if (!loaded.ok) {
+      io.err(`${loaded.errors.map((error) => error.format()).join('\n')}\n`);
+      status = UNUSABLE;
+      continue;
+    }
+    try {
+      const text = await formatted(loaded.fixture, io);
+      if (text === loaded.fixture.source.text) continue;
+      if (options.check === true) {
+        io.out(`${file}: not formatted\n`);
+        status = Math.max(status, FAILED);
+      } else {
+        writeFileSync(file, text);
+        io.out(`${file}: bytes written\n`);
+      }
+    } catch (error) {
+      const found = fixtureErrors(error);
+      if (found === null) throw error;
+      io.err(`${found.map((each) => each.format()).join('\n')}\n`);
+      status = UNUSABLE;
+    }
+  }
+  return status;
+}
+
+async function formatted(fixture: Fixture, io: Io): Promise<string> {
+  if ((fixture.data.text ?? []).length === 0) return fixture.source.text;
+  // The bytes of calls depend on where everything lies, and that only the machine knows.
+  const { machine, images } = await buildMachine(fixture, await openEngine(io));
+  machine.close();
+  return formatFixture(fixture, images);
+}

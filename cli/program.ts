@@ -1,0 +1,130 @@
+/** The command line: commands, options, help, and what happens when something goes wrong. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { LibraryError } from '../emu/unicorn/library.js';
+import { setupEngine } from '../scripts/setup-engine.js';
+import { SetupError } from '../scripts/setup-error.js';
+import { type ExplainOptions, explainCommand } from './explain-command.js';
+import { type FmtOptions, fmtCommand } from './fmt-command.js';
+import { type Io, PASSED, UNUSABLE, UsageError } from './io.js';
+import { type RunOptions, runCommand } from './run-command.js';
+import { schemaCommand } from './schema-command.js';
+
+const EXIT_HELP = 'Exit status: 0 passed, 1 a fixture failed, 2 bad input or set-up.';
+
+/** Runs the command line `args` (without node and script); returns the exit status. Never throws. */
+export async function main(args: readonly string[], io: Io): Promise<number> {
+  let status = PASSED;
+  const program = createProgram(io, (code) => {
+    status = code;
+  });
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+    return status;
+  } catch (error) {
+    return failure(error, io);
+  }
+}
+
+function createProgram(io: Io, done: (status: number) => void): Command {
+  const program = new Command('kfault')
+    .description('A laboratory for Linux page faults on x86-64 and arm64.')
+    .version(version(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => io.out(text), writeErr: (text) => io.err(text) })
+    .showHelpAfterError('Try: kfault --help')
+    .addHelpText(
+      'after',
+      `\n${EXIT_HELP}\n\nExamples:\n  kfault run\n  kfault explain fixtures/x86/FILE.yaml`,
+    );
+
+  program
+    .command('run')
+    .description('run fixtures and check what they expect')
+    .argument('[paths...]', 'fixture files, or folders of them (default: fixtures)')
+    .addOption(new Option('--arch <arch>', 'only fixtures of one architecture').choices(['x86-64', 'arm64']))
+    .option('-t, --filter <regex>', 'only fixtures whose name matches, in any case')
+    .option('--json', 'print the results as JSON')
+    .option('--fail-fast', 'stop behind the first fixture that does not pass')
+    .option('--timing', 'print how long each fixture took')
+    .addHelpText(
+      'after',
+      `\n${EXIT_HELP}\n\nExamples:\n  kfault run fixtures/arm64\n  kfault run --arch x86-64 -t "upper guard"\n  kfault run --json > results.json`,
+    )
+    .action(async (paths: string[], options: RunOptions) => {
+      done(await runCommand(paths, options, io));
+    });
+
+  program
+    .command('explain')
+    .description('tell the story of each fault of a fixture')
+    .argument('<file>', 'fixture file')
+    .addOption(new Option('--step <n>', 'only this step, counted from 1').argParser(stepNumber))
+    .addHelpText('after', '\nExample:\n  kfault explain fixtures/x86/FILE.yaml --step 1')
+    .action(async (file: string, options: ExplainOptions) => {
+      done(await explainCommand(file, options, io));
+    });
+
+  program
+    .command('fmt')
+    .description('write the bytes of instructions into fixtures, in front of their text')
+    .argument('<paths...>', 'fixture files, or folders of them')
+    .option('--check', 'change nothing; exit status 1 if a file would change')
+    .addHelpText('after', '\nExample:\n  kfault fmt fixtures/x86/FILE.yaml')
+    .action(async (paths: string[], options: FmtOptions) => {
+      done(await fmtCommand(paths, options, io));
+    });
+
+  program
+    .command('schema')
+    .description('print the JSON Schema of fixtures (docs/fixture.schema.json)')
+    .action(() => {
+      done(schemaCommand(io));
+    });
+
+  program
+    .command('setup')
+    .description('fetch and check the engine (Unicorn)')
+    .action(async () => {
+      const { library } = await setupEngine({ log: (line) => io.out(`${line}\n`) });
+      io.out(`engine: ${library}\n`);
+      done(PASSED);
+    });
+
+  return program;
+}
+
+function stepNumber(text: string): number {
+  if (!/^[1-9][0-9]{0,5}$/.test(text)) throw new InvalidArgumentError('a step is a number from 1.');
+  return Number(text);
+}
+
+function version(): string {
+  // Beside the sources or one folder above the compiled files.
+  for (const path of ['../package.json', '../../package.json']) {
+    try {
+      const parsed: unknown = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8'));
+      if (typeof parsed === 'object' && parsed !== null && 'version' in parsed) return String(parsed.version);
+    } catch {
+      // Not here: the other place has it.
+    }
+  }
+  return 'unknown';
+}
+
+/** One message for whatever went wrong, and the exit status. */
+function failure(error: unknown, io: Io): number {
+  if (error instanceof CommanderError) {
+    // Commander has printed its own message; asking for help or version is no mistake.
+    return error.exitCode === 0 ? PASSED : UNUSABLE;
+  }
+  if (error instanceof UsageError || error instanceof SetupError || error instanceof LibraryError) {
+    io.err(`kfault: ${error.message}\n`);
+    return UNUSABLE;
+  }
+  const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  io.err(`kfault: internal error: ${message.split('\n', 1)[0]} (KFAULT_DEBUG=1 shows where)\n`);
+  if (io.env.KFAULT_DEBUG === '1' && error instanceof Error) io.err(`${error.stack}\n`);
+  return UNUSABLE;
+}

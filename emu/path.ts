@@ -1,0 +1,157 @@
+/**
+ * How ported kernel code runs: as generators that can be stopped at each decision.
+ *
+ * Code says `yield* trace.decide(...)`; the event is in the stream at once, and when somebody watches
+ * (`pausing`), the generator also stops there. When nobody watches, nothing is yielded at all, because a
+ * yield through a deep chain of delegations costs more than the rest of the path.
+ */
+import type { DecideEvent, EnterEvent, Event, EventSink, LeaveEvent, Primitive } from './events.js';
+
+/** What a stopped path shows: the event that it has just emitted. */
+export type Step = EnterEvent | LeaveEvent | DecideEvent;
+
+/** A ported function in the making: drain it, or stop in it. */
+export type Path<T> = Generator<Step, T, void>;
+
+/** Something that can be delegated to with `yield*`. */
+export type Delegate<T> = Iterable<Step, T, void>;
+
+class Immediate<T> implements Iterator<Step, T, void> {
+  readonly result: IteratorReturnResult<T>;
+  constructor(value: T) {
+    this.result = { done: true, value };
+  }
+  next(): IteratorResult<Step, T> {
+    return this.result;
+  }
+  [Symbol.iterator](): this {
+    return this;
+  }
+}
+
+class Paused<T> implements Iterator<Step, T, void> {
+  #shown = false;
+  constructor(
+    readonly step: Step,
+    readonly value: T,
+  ) {}
+  next(): IteratorResult<Step, T> {
+    if (this.#shown) return { done: true, value: this.value };
+    this.#shown = true;
+    return { done: false, value: this.step };
+  }
+  [Symbol.iterator](): this {
+    return this;
+  }
+}
+
+/** The narrator of one CPU: emits events, and stops the path where someone watches. */
+export class Trace {
+  /** Set by whoever wants paths to stop at each step (debugger, explorer). */
+  pausing = false;
+  // One object serves every step that does not pause: it is consumed before the next one is made.
+  readonly #immediate = new Immediate<unknown>(undefined);
+
+  constructor(
+    readonly cpu: number,
+    public sink: EventSink,
+  ) {}
+
+  emit(event: Event): void {
+    this.sink.emit(event);
+  }
+
+  /** Records a decision of `fn` and hands its value back: `if (yield* trace.decide(…)) …`. */
+  decide<T extends Primitive>(fn: string, test: string, value: T): Delegate<T> {
+    const event: DecideEvent = { type: 'decide', cpu: this.cpu, fn, test, value };
+    this.sink.emit(event);
+    return this.#stop(event, value);
+  }
+
+  leave(fn: string, value: unknown): void {
+    this.sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
+  }
+
+  /** A value that is there already, to be delegated to at once. */
+  immediate<T>(value: T): Delegate<T> {
+    (this.#immediate.result as { value: unknown }).value = value;
+    return this.#immediate as Immediate<T>;
+  }
+
+  #stop<T>(step: Step, value: T): Delegate<T> {
+    return this.pausing ? new Paused(step, value) : this.immediate(value);
+  }
+}
+
+/** Runs a path to its end without looking at its steps. */
+export function drain<T>(path: Delegate<T>): T {
+  const iterator = path[Symbol.iterator]();
+  for (;;) {
+    const turn = iterator.next();
+    if (turn.done === true) return turn.value;
+  }
+}
+
+/** The least that a ported function's first argument must offer. */
+export interface Traced {
+  readonly trace: Trace;
+}
+
+/** A call that stopped on its way: goes on when it is resumed, and says so when it returns. */
+class Call<T> implements Iterator<Step, T, void> {
+  #first: Step | null;
+  constructor(
+    readonly fn: string,
+    readonly trace: Trace,
+    first: Step,
+    readonly body: Iterator<Step, T, void>,
+  ) {
+    this.#first = first;
+  }
+  next(): IteratorResult<Step, T> {
+    if (this.#first !== null) {
+      const value = this.#first;
+      this.#first = null;
+      return { done: false, value };
+    }
+    const turn = this.body.next();
+    if (turn.done === true) this.trace.leave(this.fn, turn.value);
+    return turn;
+  }
+  [Symbol.iterator](): this {
+    return this;
+  }
+}
+
+const ported = new Set<string>();
+
+/** Names of all ported kernel functions loaded so far, sorted; the debugger breaks on them. */
+export function portedFunctions(): string[] {
+  return [...ported].sort();
+}
+
+/**
+ * Makes a ported kernel function of a generator: its entry and its return are in the event stream under
+ * the kernel's name. `argNames` name the arguments after the first (the CPU).
+ *
+ * The function runs when it is called, as far as nothing stops it; the caller delegates to the result at
+ * once (`yield* fn(here, …)`), so that nobody can tell, except by the time it takes.
+ */
+export function port<C extends Traced, A extends readonly unknown[], R>(
+  fn: string,
+  argNames: readonly string[],
+  body: (here: C, ...args: A) => Path<R>,
+): (here: C, ...args: A) => Delegate<R> {
+  ported.add(fn);
+  return (here, ...args) => {
+    const { trace } = here;
+    const enter: EnterEvent = { type: 'enter', cpu: trace.cpu, fn, argNames, args };
+    trace.emit(enter);
+    const path = body(here, ...args);
+    if (trace.pausing) return new Call(fn, trace, enter, path);
+    const turn = path.next();
+    if (turn.done !== true) return new Call(fn, trace, turn.value, path);
+    trace.leave(fn, turn.value);
+    return trace.immediate(turn.value);
+  };
+}

@@ -1,0 +1,426 @@
+/** One CPU on the native Unicorn engine: what both architectures have in common. */
+import {
+  ACCESS_FETCH,
+  type Cpu,
+  type CpuOptions,
+  type CpuStop,
+  EngineError,
+  EXCEPTION_BUS,
+  type Privilege,
+  type RegisterSet,
+} from '../cpu.js';
+import type { Ram } from '../ram.js';
+import { Arm64Part, arm64SentinelPage } from './arm64-part.js';
+import { NativeBuffer } from './bindings.js';
+import type { EngineLayout } from './calibration.js';
+import { UC_ERR_EXCEPTION, UC_ERR_INSN_INVALID, UC_ERR_OK } from './constants.js';
+import { pageKey, TlbAnswers } from './fill.js';
+import type { HookStop, IsaPart, SentinelPage, SpecialRegister } from './isa-part.js';
+import type { UnicornLibrary } from './library.js';
+import { type Isa, RawEngine, type SavedContext } from './raw-engine.js';
+import { NativeRegisterSet, type RegisterFile, unknownRegister } from './register-set.js';
+import type { RegisterPlace } from './register-table.js';
+import { X86Part, x86SentinelPage } from './x86-part.js';
+
+const EXIT: CpuStop = Object.freeze({ kind: 'exit' });
+const COUNT: CpuStop = Object.freeze({ kind: 'count' });
+const HALT: CpuStop = Object.freeze({ kind: 'halt' });
+const INVALID: CpuStop = Object.freeze({ kind: 'invalid-instruction' });
+const BUS: CpuStop = Object.freeze({ kind: 'exception', number: EXCEPTION_BUS });
+
+/** The longest instruction of either architecture, in bytes. */
+const LONGEST_INSTRUCTION = 15n;
+const PAGE = 0xfffn;
+const NONE = -1;
+
+const u64 = (value: bigint): bigint => BigInt.asUintN(64, value);
+
+export class NativeCpu implements Cpu {
+  readonly id: number;
+  readonly sentinel: bigint;
+  readonly registerNames: readonly string[];
+
+  private readonly engine: RawEngine;
+  private readonly part: IsaPart;
+  private readonly answers: TlbAnswers;
+  private readonly file: RegisterFile;
+  private readonly context: SavedContext;
+  private readonly layout: EngineLayout;
+  /** A copy of the part of the engine's structure with the two values that no call of the library gives. */
+  private readonly peeked: NativeBuffer;
+  private readonly peekedFrom: number;
+  private readonly structureBuffer = new NativeBuffer(32);
+  private readonly sentinelPage: SentinelPage;
+  private readonly sentinelBase: bigint;
+  private readonly until: bigint;
+
+  private state: 'idle' | 'running' | 'closed' = 'idle';
+  private exceptionNumber = NONE;
+  private hookStop: HookStop | null = null;
+  /** What `begun` was when a hook stopped the run: the engine may count one more before it stops. */
+  private hookBegun = 0;
+  private executedCount = 0;
+
+  /** @throws EngineError when the engine cannot be opened or the ram cannot be mapped */
+  constructor(library: UnicornLibrary, isa: Isa, ram: Ram, options: CpuOptions) {
+    this.id = options.id;
+    this.sentinel = u64(options.sentinel);
+    this.sentinelBase = this.sentinel & ~PAGE;
+    const offset = Number(this.sentinel & PAGE);
+    this.sentinelPage = isa === 'x86-64' ? x86SentinelPage(offset) : arm64SentinelPage(offset);
+    this.until = this.sentinelBase | BigInt(this.sentinelPage.until);
+    const sentinelPa = physicalPageOutside(ram);
+
+    this.layout = isa === 'x86-64' ? library.x86 : library.arm64;
+    this.answers = new TlbAnswers(
+      options.filler,
+      ram,
+      pageKey(this.sentinel),
+      sentinelPa,
+      library.slots.tlbEntry,
+    );
+    this.engine = new RawEngine(library.bindings, isa, [
+      { pa: ram.base, bytes: ram.bytes },
+      { pa: sentinelPa, bytes: this.sentinelPage.bytes },
+    ]);
+    const { emuCounter, invalidAddr } = this.layout;
+    this.peekedFrom = Math.min(emuCounter, invalidAddr);
+    this.peeked = new NativeBuffer(Math.max(emuCounter, invalidAddr) + 8 - this.peekedFrom);
+    try {
+      this.engine.hook({ kind: 'fill', fn: this.answers.answer });
+      this.engine.hook({
+        kind: 'interrupt',
+        fn: (_uc, number) => {
+          this.exceptionNumber = number;
+          this.stopFromHook();
+        },
+      });
+      const raise = (stop: HookStop): void => {
+        this.hookStop = stop;
+        this.stopFromHook();
+      };
+      this.part =
+        isa === 'x86-64'
+          ? new X86Part(this.engine, library.x86, raise)
+          : new Arm64Part(this.engine, this.answers, raise, library.slots.systemRegister);
+      if (this.part.repair !== null) this.answers.afterData = () => this.repairUnlessFirst();
+      this.context = this.engine.allocateContext();
+    } catch (error) {
+      this.engine.close();
+      throw error;
+    }
+    const { registers, special } = this.part;
+    this.registerNames = [...new Set([...registers.places.keys(), ...special.keys()])];
+    this.file = {
+      place: (name) => this.place(name),
+      special: (name) => this.part.special.get(name),
+      ensureOpen: () => this.ensureOpen(),
+      ensureIdle: () => this.ensureIdle(),
+    };
+  }
+
+  /**
+   * Instructions that the last start completed; one that only began is not counted. Each element of a
+   * repeated string instruction counts as one.
+   */
+  get executed(): number {
+    return this.executedCount;
+  }
+
+  read(register: string): bigint {
+    this.ensureOpen();
+    const special = this.special(register);
+    if (special?.read !== undefined) return special.read();
+    const place = this.placeOf(register);
+    if (place.kind === 'plain') return this.engine.read(place.id);
+    const { view } = this.structureBuffer;
+    place.prepare(view);
+    this.engine.readStructure(place.id, this.structureBuffer);
+    return place.bytes === 8
+      ? view.getBigUint64(place.offset, true)
+      : BigInt(view.getUint32(place.offset, true));
+  }
+
+  write(register: string, value: bigint): void {
+    this.ensureIdle();
+    const special = this.special(register);
+    if (special?.write !== undefined) special.write(u64(value));
+    else this.writePlace(this.placeOf(register), u64(value));
+  }
+
+  private writePlace(place: RegisterPlace, value: bigint): void {
+    if (place.kind === 'plain') {
+      this.engine.write(place.id, value);
+      return;
+    }
+    const { view } = this.structureBuffer;
+    place.prepare(view);
+    if (place.shared) this.engine.readStructure(place.id, this.structureBuffer);
+    if (place.bytes === 8) view.setBigUint64(place.offset, value, true);
+    else view.setUint32(place.offset, Number(BigInt.asUintN(32, value)), true);
+    this.engine.writeStructure(place.id, this.structureBuffer);
+  }
+
+  registerSet(names: readonly string[]): RegisterSet {
+    this.ensureOpen();
+    return new NativeRegisterSet(this.engine, this.file, names);
+  }
+
+  privilege(): Privilege {
+    this.ensureOpen();
+    return this.part.privilege();
+  }
+
+  setPrivilege(privilege: Privilege): void {
+    this.ensureIdle();
+    this.part.setPrivilege(privilege);
+  }
+
+  start(pc: bigint, count: number): CpuStop {
+    this.ensureIdle();
+    if (!Number.isSafeInteger(count) || count < 1) {
+      throw new EngineError(`a start of ${count} instructions: the count is a whole number from 1 on`);
+    }
+    this.state = 'running';
+    try {
+      const rc = this.run(pc, count);
+      return this.conclude(rc, count);
+    } finally {
+      this.state = 'idle';
+    }
+  }
+
+  flushTlbPage(va: bigint): void {
+    this.ensureIdle();
+    const page = u64(va) & ~PAGE;
+    if (this.hasTaggedAlias(page)) this.flushTlb();
+    else this.dropPage(page);
+  }
+
+  flushTlb(): void {
+    this.ensureIdle();
+    this.answers.tagged.clear();
+    this.engine.flushTlb();
+  }
+
+  flushCode(): void {
+    this.ensureIdle();
+    this.engine.flushCode();
+  }
+
+  close(): void {
+    if (this.state === 'closed') return;
+    if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running and cannot be closed`);
+    this.state = 'closed';
+    this.engine.close();
+  }
+
+  /** One run of the engine; everything that callbacks leave behind is of this run. */
+  private run(pc: bigint, count: number): number {
+    this.answers.reset();
+    this.exceptionNumber = NONE;
+    this.hookStop = null;
+    const rc = this.engine.start(pc, this.until, count);
+    const faulted = rc === UC_ERR_EXCEPTION || this.exceptionNumber !== NONE;
+    if (faulted) this.repairUnlessFirst();
+    const { thrown } = this.answers;
+    if (thrown !== null) throw thrown.error;
+    return rc;
+  }
+
+  /** The first instruction of a start finds the engine's state settled. */
+  private repairUnlessFirst(): void {
+    if (this.begun() > 1) this.part.repair?.();
+  }
+
+  private stopFromHook(): void {
+    this.hookBegun = this.begun();
+    this.engine.stop();
+  }
+
+  /** Instructions begun in the last run; one more than the limit when the limit ended it. */
+  private begun(): number {
+    const { engine, peeked, peekedFrom, layout } = this;
+    engine.peek(peekedFrom, peeked);
+    const at = layout.emuCounter - peekedFrom;
+    return peeked.view.getUint32(at, true) + peeked.view.getUint32(at + 4, true) * 0x100000000;
+  }
+
+  /** Why the run ended. `before` instructions were executed in an earlier part of the same start. */
+  private conclude(rc: number, count: number, before = 0): CpuStop {
+    const begun = this.begun();
+    if (this.exceptionNumber !== NONE) return this.concludeException(before + this.hookBegun);
+    if (this.hookStop !== null) return this.concludeHook(this.hookStop, before + this.hookBegun);
+    switch (rc) {
+      case UC_ERR_EXCEPTION:
+        return this.concludeRefusal(begun, count, before);
+      case UC_ERR_INSN_INVALID:
+        this.executedCount = before + begun - 1;
+        return this.pc() === this.sentinel ? EXIT : INVALID;
+      case UC_ERR_OK:
+        return this.concludeReturn(begun, count, before);
+      default:
+        this.engine.check(rc, `running at 0x${this.pc().toString(16)}`);
+        throw new EngineError(`running: ${rc}`);
+    }
+  }
+
+  private concludeException(begun: number): CpuStop {
+    const { stop, completed } = this.part.describeException(this.exceptionNumber);
+    this.part.afterException();
+    this.executedCount = completed ? begun : begun - 1;
+    return stop;
+  }
+
+  private concludeHook({ stop, pc, completed }: HookStop, begun: number): CpuStop {
+    this.executedCount = completed ? begun : begun - 1;
+    if (pc !== null) this.setPc(pc);
+    return stop;
+  }
+
+  private concludeRefusal(begun: number, count: number, before: number): CpuStop {
+    const { refused, outside } = this.answers;
+    if (refused === ACCESS_FETCH) return this.concludeFetch(begun, count, before, outside);
+    this.executedCount = before + begun - 1;
+    if (refused === 0) {
+      // The engine gave up of itself.
+      const misaligned = this.part.describeFetchAt(this.pc());
+      if (misaligned !== null) return misaligned;
+      throw new EngineError(`the engine stopped at 0x${this.pc().toString(16)} without saying why`);
+    }
+    return outside ? BUS : { kind: 'miss', va: this.invalidAddress(), access: refused };
+  }
+
+  /** A refused fetch comes before the instruction counts as begun. */
+  private concludeFetch(executed: number, count: number, before: number, outside: boolean): CpuStop {
+    this.executedCount = before + executed;
+    const pc = this.pc();
+    if (executed >= count) return pc === this.sentinel ? EXIT : COUNT;
+    const va = this.invalidAddress();
+    if (va !== pc && (pc & ~PAGE) !== (va & ~PAGE)) {
+      return this.runToPageEnd(pc, va & ~PAGE, count - executed, before + executed, outside);
+    }
+    const misaligned = this.part.describeFetchAt(pc);
+    if (misaligned !== null) return misaligned;
+    return outside ? BUS : { kind: 'miss', va, access: ACCESS_FETCH };
+  }
+
+  /**
+   * The engine translates a whole block before it executes any of it. When a block runs from one page
+   * into one that does not translate, nothing of it has been executed, and pc is its start. So the
+   * block is run once more with a page of halts as its second page, up to the instruction that really
+   * needs that page, unless something else stops it earlier.
+   */
+  private runToPageEnd(pc: bigint, next: bigint, count: number, before: number, outside: boolean): CpuStop {
+    let reached = false;
+    const remove = this.engine.hookCode(
+      (address, size) => {
+        const left = BigInt.asIntN(64, next - BigInt(address));
+        // The size of an instruction that cannot be decoded is a large number.
+        if (left > 0n && BigInt(size) <= left) return;
+        reached = true;
+        this.engine.stop();
+      },
+      u64(next - LONGEST_INSTRUCTION),
+      next,
+    );
+    try {
+      this.answers.detour = pageKey(next);
+      const rc = this.run(pc, count);
+      if (!reached) return this.conclude(rc, count, before);
+      this.executedCount = before + this.begun() - 1;
+      return outside ? BUS : { kind: 'miss', va: next, access: ACCESS_FETCH };
+    } finally {
+      this.answers.detour = null;
+      remove();
+      this.dropPage(next);
+    }
+  }
+
+  private concludeReturn(begun: number, count: number, before: number): CpuStop {
+    const pc = this.pc();
+    if (begun > count) {
+      this.executedCount = before + count;
+      return pc === this.sentinel ? EXIT : COUNT;
+    }
+    const { sentinelStep, haltStep } = this.part;
+    if (pc === u64(this.sentinel + sentinelStep)) {
+      this.executedCount = before + begun - 1;
+      this.setPc(this.sentinel);
+      return EXIT;
+    }
+    const at = u64(pc - haltStep);
+    if (pc !== this.until && (at & ~PAGE) !== this.sentinelBase) {
+      this.executedCount = before + begun;
+      return HALT;
+    }
+    // Somewhere else in the sentinel's page: there is nothing.
+    const va = pc === this.until ? pc : at;
+    this.executedCount = before + (pc === this.until ? begun : begun - 1);
+    this.setPc(va);
+    return { kind: 'miss', va, access: ACCESS_FETCH };
+  }
+
+  /** Drops one page from the engine's TLB by executing the architecture's instruction for it. */
+  private dropPage(page: bigint): void {
+    const { engine, context, part } = this;
+    engine.saveContext(context);
+    part.prepareFlushPage(page);
+    const rc = engine.start(this.sentinelBase | BigInt(this.sentinelPage.flush), this.until, 1);
+    engine.restoreContext(context);
+    engine.check(rc, `flushing the page 0x${page.toString(16)}`);
+  }
+
+  /** True when the TLB may hold the page under an address with a tag, which one flush would leave. */
+  private hasTaggedAlias(page: bigint): boolean {
+    const untagged = page & 0x00fffffffffff000n;
+    for (const tagged of this.answers.tagged) {
+      if ((u64(tagged) & 0x00fffffffffff000n) === untagged) return true;
+    }
+    return false;
+  }
+
+  /** The first byte that did not translate, as of the last look at `begun`. */
+  private invalidAddress(): bigint {
+    return this.peeked.view.getBigUint64(this.layout.invalidAddr - this.peekedFrom, true);
+  }
+
+  private pc(): bigint {
+    return this.engine.read(this.part.registers.pc.id);
+  }
+
+  private setPc(pc: bigint): void {
+    this.engine.write(this.part.registers.pc.id, pc);
+  }
+
+  private place(name: string): RegisterPlace | null {
+    const place = this.part.registers.places.get(name);
+    if (place === undefined && !this.part.special.has(name)) throw unknownRegister(name, this.registerNames);
+    return place ?? null;
+  }
+
+  private placeOf(name: string): RegisterPlace {
+    const place = this.place(name);
+    if (place === null) throw unknownRegister(name, this.registerNames);
+    return place;
+  }
+
+  private special(name: string): SpecialRegister | undefined {
+    return this.part.special.get(name);
+  }
+
+  private ensureOpen(): void {
+    if (this.state === 'closed') throw new EngineError(`CPU ${this.id} is closed`);
+  }
+
+  private ensureIdle(): void {
+    this.ensureOpen();
+    if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running`);
+  }
+}
+
+/** A physical page that is not in the ram, for the sentinel's code. */
+function physicalPageOutside(ram: Ram): number {
+  const candidate = 2 ** 40;
+  return ram.end <= candidate || ram.base >= candidate + 4096 ? candidate : ram.end;
+}

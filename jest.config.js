@@ -1,0 +1,17 @@
+/** Tests run as native ES modules, so that what is tested is what ships. */
+export default {
+  testEnvironment: 'node',
+  globalSetup: '<rootDir>/scripts/jest-global-setup.js',
+  reporters: ['default', '<rootDir>/scripts/jest-report.js'],
+  roots: ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'scripts', 'vector'].map(
+    (d) => `<rootDir>/${d}`,
+  ),
+  extensionsToTreatAsEsm: ['.ts'],
+  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
+  transform: {
+    '^.+\\.ts$': [
+      '@swc/jest',
+      { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } },
+    ],
+  },
+};

@@ -1,0 +1,49 @@
+/** Tasks: the part of task_struct that a fault looks at, and init_task (init/init_task.c). */
+import type { mm_struct, task_struct } from '../arch/kernel.js';
+
+export interface TaskOptions {
+  /** At most 15 bytes (TASK_COMM_LEN); longer names are cut, as the kernel does. */
+  readonly comm: string;
+  readonly pid: number;
+  readonly uid?: number;
+  /** Null for a kernel thread, which borrows `active_mm`. */
+  readonly mm: mm_struct | null;
+  /** For a kernel thread: the address space it runs in; usually init_mm. Otherwise `mm`. */
+  readonly active_mm?: mm_struct;
+  /** Lowest address of the kernel stack. */
+  readonly stack: bigint;
+  /** THREAD_SIZE */
+  readonly stackSize: number;
+}
+
+export const TASK_COMM_LEN = 16;
+
+/** A task that runs with page faults on, in task context, preemptible. */
+export function createTask(options: TaskOptions): task_struct {
+  const { comm, pid, uid = 0, mm, stack, stackSize } = options;
+  const active_mm = mm ?? options.active_mm;
+  if (active_mm === undefined) throw new Error(`task ${comm}: a kernel thread needs an active_mm`);
+  return {
+    comm: cutComm(comm),
+    pid,
+    uid,
+    mm,
+    active_mm,
+    stack,
+    stackSize,
+    pagefault_disabled: 0,
+    in_interrupt: 0,
+    preempt_count: 0,
+  };
+}
+
+/** The idle task of a CPU as it is at boot: pid 0, no address space of its own. */
+export function init_task(cpu: number, init_mm: mm_struct, stack: bigint, stackSize: number): task_struct {
+  return createTask({ comm: `swapper/${cpu}`, pid: 0, mm: null, active_mm: init_mm, stack, stackSize });
+}
+
+function cutComm(comm: string): string {
+  const bytes = new TextEncoder().encode(comm);
+  if (bytes.length < TASK_COMM_LEN) return comm;
+  return new TextDecoder().decode(bytes.slice(0, TASK_COMM_LEN - 1));
+}

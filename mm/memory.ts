@@ -1,0 +1,62 @@
+/** The memory management of one machine: what mm/, bpf/ and boot/ hand around. */
+import type { AddressLayout, Pgtable, ThisCpu } from '../arch/arch.js';
+import { type mm_struct, PAGE_SIZE } from '../arch/kernel.js';
+import type { Ram } from '../emu/ram.js';
+import { PageAllocator, PageAllocatorError } from './page_alloc.js';
+import { TableEntries } from './table_entries.js';
+import { VmallocSpace } from './vmalloc.js';
+
+/** Owner names of the frames that mm/ takes. */
+export const TABLE_OWNER = 'page table';
+
+/** State of the memory management of one machine. One per `Ram`. */
+export class Memory {
+  readonly pages: PageAllocator;
+  /** The kernel's own address space. Its root table is the first frame taken. */
+  readonly init_mm: mm_struct;
+  readonly vmalloc: VmallocSpace;
+  /** All CPUs of the machine; whoever makes one adds it. TLB flushes go to each of them. */
+  readonly cpus: ThisCpu[] = [];
+  /**
+   * User address spaces whose root has the kernel's half copied into it: those that must learn of a new
+   * root entry of init_mm. Empty where the halves have a root each.
+   */
+  readonly sharers = new Set<mm_struct>();
+  /**
+   * True when kernel addresses are translated by the upper half of the user's root (x86); false when user
+   * addresses need the whole root, so that the kernel has another one (arm64).
+   */
+  readonly sharedRoot: boolean;
+  /** What the generic walkers know about table entries. */
+  readonly entries: TableEntries;
+
+  /** Throws a PageAllocatorError when the ram has no frame for the root table. */
+  constructor(
+    readonly ram: Ram,
+    readonly pgtable: Pgtable,
+    readonly layout: AddressLayout,
+  ) {
+    this.pages = new PageAllocator(ram);
+    const pgd = this.pages.takeFrame(TABLE_OWNER);
+    if (pgd === null) throw new PageAllocatorError('no frame for the root table of init_mm');
+    this.init_mm = { name: 'init_mm', pgd };
+    this.vmalloc = new VmallocSpace(layout);
+    this.sharedRoot = layout.user.end <= 1n << 47n;
+    this.entries = new TableEntries(pgtable);
+  }
+}
+
+/** Physical address of the direct-map address `va`: __pa() of an address in the direct map. */
+export function __pa(memory: Memory, va: bigint): number {
+  return memory.layout.physBase + Number(va - memory.layout.directMap);
+}
+
+/** Direct-map address of a physical address: __va(). */
+export function __va(memory: Memory, pa: number): bigint {
+  return memory.layout.directMap + BigInt(pa - memory.layout.physBase);
+}
+
+/** Size rounded up to whole pages. */
+export function PAGE_ALIGN(size: number): number {
+  return Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
+}

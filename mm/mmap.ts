@@ -1,0 +1,199 @@
+/**
+ * User address spaces: struct mm_struct with its VMAs, as far as faults need them. Port of parts of
+ * kernel/fork.c (mm_init()), mm/mmap.c and mm/vma.c (find_vma(), expand_stack_locked()) and mm/memory.c
+ * (zap_vma_range()), bpf-next merge 8496d9020ff3.
+ *
+ * Left out: files other than through vm_ops, merging and splitting of VMAs, copying on fork, accounting,
+ * memory cgroups. An address space lives as long as its machine.
+ */
+import type { ThisCpu } from '../arch/arch.js';
+import {
+  type mm_struct,
+  PAGE_SIZE,
+  VM_EXEC,
+  VM_GROWSDOWN,
+  VM_READ,
+  VM_WRITE,
+  type vm_area_struct,
+} from '../arch/kernel.js';
+import { hex, pageOf, toSigned } from '../emu/address.js';
+import { type Delegate, type Path, port } from '../emu/path.js';
+import { EFAULT, ENOMEM, EPERM } from '../kernel/errno.js';
+import { entryAt, isStop, PTE, spanEnd, stoppedAt } from './descend.js';
+import { type Memory, TABLE_OWNER } from './memory.js';
+import { flush_tlb_range } from './tlb.js';
+
+/** A mapping that cannot be made. A mistake in a fixture. */
+export class MmapError extends Error {
+  override name = 'MmapError';
+}
+
+/** struct vm_fault: a fault on its way to the VMA's owner. */
+export interface vm_fault {
+  readonly vma: Vma;
+  /** Page aligned. */
+  readonly address: bigint;
+  /** Page of the mapping, counted from its start. */
+  readonly pgoff: number;
+  readonly flags: number;
+  /** The page to be mapped, with a reference that now belongs to the mapping; set by fault(). */
+  page: number | null;
+}
+
+/** struct vm_operations_struct */
+export interface vm_operations_struct {
+  /** Finds the page. 0, or VM_FAULT_* bits. */
+  fault(here: ThisCpu, vmf: vm_fault): Delegate<number>;
+}
+
+/** A mapping of a user address space. */
+export class Vma implements vm_area_struct {
+  constructor(
+    readonly vm_mm: UserMm,
+    public vm_start: bigint,
+    readonly vm_end: bigint,
+    public vm_flags: number,
+    /** Null for anonymous memory. */
+    readonly vm_ops: vm_operations_struct | null,
+  ) {}
+}
+
+/** A user address space. */
+export class UserMm implements mm_struct {
+  /** Ascending, disjoint. */
+  readonly vmas: Vma[] = [];
+  /** Set by whoever wants mmap_read_trylock() to fail: somebody else holds the lock for writing just now. */
+  contended = false;
+
+  constructor(
+    readonly name: string,
+    readonly pgd: number,
+    readonly memory: Memory,
+  ) {}
+}
+
+/** RLIMIT_STACK */
+const STACK_LIMIT = 8 << 20;
+/** 256 pages */
+const stack_guard_gap = 256 * PAGE_SIZE;
+const mmap_min_addr = 0x10000n;
+
+/**
+ * An empty address space, or null without memory. Where kernel addresses go through the user's root
+ * (see Memory.sharedRoot), the kernel's half is that of init_mm, and stays so.
+ */
+export function create_mm(here: ThisCpu, memory: Memory, name: string): UserMm | null {
+  const pgd = memory.pages.alloc_page(here, TABLE_OWNER);
+  if (pgd === null) return null;
+  const mm = new UserMm(name, pgd, memory);
+  if (memory.sharedRoot) {
+    const half = PAGE_SIZE / 2;
+    memory.ram.write(pgd + half, memory.ram.read(memory.init_mm.pgd + half, half));
+    memory.sharers.add(mm);
+  }
+  return mm;
+}
+
+/**
+ * Maps a range; its pages come with the first touch.
+ * Throws a MmapError for a range that is empty, not in whole pages, not the user's, or taken.
+ *
+ * @param length bytes
+ * @param vm_flags VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN
+ */
+export function mmap_region(
+  mm: UserMm,
+  start: bigint,
+  length: number,
+  vm_flags: number,
+  vm_ops: vm_operations_struct | null = null,
+): Vma {
+  const end = start + BigInt(length);
+  const { user } = mm.memory.layout;
+  const what = `a mapping of ${hex(length)} bytes at ${hex(start)}`;
+  if (length <= 0 || length % PAGE_SIZE !== 0 || pageOf(start) !== start) {
+    throw new MmapError(`${what}: not whole pages`);
+  }
+  if (start < user.start || end > user.end) {
+    throw new MmapError(`${what}: user addresses are ${hex(user.start)}..${hex(user.end - 1n)}`);
+  }
+  const other = mm.vmas.find((vma) => start < vma.vm_end && vma.vm_start < end);
+  if (other !== undefined) {
+    throw new MmapError(`${what}: there is one at ${hex(other.vm_start)}..${hex(other.vm_end - 1n)}`);
+  }
+  const vma = new Vma(mm, start, end, vm_flags, vm_ops);
+  const next = mm.vmas.findIndex(({ vm_start }) => vm_start > start);
+  mm.vmas.splice(next < 0 ? mm.vmas.length : next, 0, vma);
+  return vma;
+}
+
+/** The first mapping that ends above the address; it may begin above it, too. */
+export function find_vma(mm: UserMm, addr: bigint): Vma | null {
+  return mm.vmas.find(({ vm_end }) => vm_end > addr) ?? null;
+}
+
+/** vma->vm_page_prot of a mapping whose writable pages may be written: PAGE_SHARED and its kin. */
+export function vm_page_prot(memory: Memory, vma: Vma): bigint {
+  const { pgtable } = memory;
+  const exec = (vma.vm_flags & VM_EXEC) !== 0;
+  if ((vma.vm_flags & VM_WRITE) !== 0) return exec ? pgtable.PAGE_SHARED_EXEC : pgtable.PAGE_SHARED;
+  return exec ? pgtable.PAGE_READONLY_EXEC : pgtable.PAGE_READONLY;
+}
+
+/** Grows a stack down to `address`: expand_downwards(). 0, or -EFAULT, -EPERM, -ENOMEM. */
+export function expand_stack_locked(vma: Vma, address: bigint): number {
+  if ((vma.vm_flags & VM_GROWSDOWN) === 0) return -EFAULT;
+  const start = pageOf(address);
+  if (start < mmap_min_addr) return -EPERM;
+  const { vmas } = vma.vm_mm;
+  const prev = vmas[vmas.indexOf(vma) - 1];
+  const accessible = VM_READ | VM_WRITE | VM_EXEC;
+  if (
+    prev !== undefined &&
+    (prev.vm_flags & VM_GROWSDOWN) === 0 &&
+    (prev.vm_flags & accessible) !== 0 &&
+    start - prev.vm_end < BigInt(stack_guard_gap)
+  ) {
+    return -ENOMEM;
+  }
+  if (start >= vma.vm_start) return 0;
+  if (vma.vm_end - start > BigInt(STACK_LIMIT)) return -ENOMEM;
+  vma.vm_start = start;
+  return 0;
+}
+
+/**
+ * Takes pages out of a mapping: entries are cleared, translations dropped, references given back.
+ * @param size bytes
+ */
+export const zap_vma_range = port(
+  'zap_vma_range',
+  ['vma', 'address', 'size'],
+  function* (here: ThisCpu, vma: vm_area_struct, address: bigint, size: number): Path<void> {
+    if (!(vma instanceof Vma)) throw new MmapError('zap_vma_range() of a mapping that mm/ did not make');
+    const mm = vma.vm_mm;
+    const { memory } = mm;
+    const { pgtable, pages } = memory;
+    const first = toSigned(address);
+    const end = first + size;
+    const gone: number[] = [];
+    for (let va = first; va < end; ) {
+      const at = entryAt(here, memory, mm, va, PTE, false);
+      if (isStop(at)) {
+        va = spanEnd(stoppedAt(at), va);
+        continue;
+      }
+      va += PAGE_SIZE;
+      const none = pgtable.pte_none(pgtable.ptep_get(here, at));
+      if (yield* here.trace.decide('zap_pte_range', 'pte_none(ptent)', none)) continue;
+      const old = pgtable.ptep_get_and_clear(here, at);
+      if (!pgtable.pte_present(old)) continue;
+      const page = pgtable.pte_pa(old);
+      if (pages.ownerOf(page) === null) continue;
+      pages.page_remove_rmap(page);
+      gone.push(page);
+    }
+    if (gone.length > 0) flush_tlb_range(here, memory, address, address + BigInt(size));
+    for (const page of gone) pages.put_page(here, page);
+  },
+);

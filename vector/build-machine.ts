@@ -1,0 +1,325 @@
+/** From a loaded fixture to a machine that is ready for the first step. */
+import type { Arch, ExtableSpec } from '../arch/arch.js';
+import { arm64 } from '../arch/arm64/index.js';
+import { x86 } from '../arch/x86/index.js';
+import { System } from '../boot/system.js';
+import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_map } from '../bpf/arena.js';
+import type { bpf_line_info } from '../bpf/program.js';
+import type { Engine } from '../emu/cpu.js';
+import { EventLog } from '../emu/events.js';
+import { drain } from '../emu/path.js';
+import { RamError } from '../emu/ram.js';
+import { errnoName } from '../kernel/errno.js';
+import { PageAllocatorError } from '../mm/page_alloc.js';
+import { withArenaAt } from './arena-at.js';
+import { assembleText, type Image } from './assemble-text.js';
+import { DataPages, isRefusal } from './data-pages.js';
+import type { Fixture } from './load.js';
+import type { ArenaData, DataData, ExtableData } from './schema.js';
+import { SystemMachine } from './system-machine.js';
+
+const ARCHES: Readonly<Record<'x86-64' | 'arm64', Arch>> = { 'x86-64': x86, arm64 };
+
+/** Where user code goes that does not say. */
+const USER_TEXT = 0x40_0000n;
+const U32_MAX = 0xffff_ffff;
+
+export interface Built {
+  readonly machine: SystemMachine;
+  readonly images: readonly Image[];
+}
+
+/**
+ * Boots a machine and puts everything into it that a fixture declares. Throws FixtureError and
+ * FixtureErrors for what the kernel or the assembler refuses.
+ */
+export async function buildMachine(fixture: Fixture, engine: Engine): Promise<Built> {
+  const machine = boot(fixture, engine);
+  try {
+    const builder = new Builder(fixture, machine);
+    const images = await builder.build();
+    return { machine, images };
+  } catch (error) {
+    machine.close();
+    if (error instanceof PageAllocatorError || error instanceof RamError) throw noRam(fixture, error.message);
+    throw error;
+  }
+}
+
+function boot(fixture: Fixture, engine: Engine): SystemMachine {
+  const { data } = fixture;
+  const log = new EventLog();
+  try {
+    const system = System.boot({
+      arch: ARCHES[data.arch],
+      engine,
+      sink: log,
+      config: given(data.config ?? {}),
+      ramBytes: data.ram,
+      cpus: data.cpus,
+      task: given(data.task ?? {}),
+      limits: given(data.limits ?? {}),
+    });
+    return new SystemMachine(system, log);
+  } catch (error) {
+    if (error instanceof RamError || error instanceof PageAllocatorError) throw noRam(fixture, error.message);
+    throw error;
+  }
+}
+
+function noRam({ source, data }: Fixture, message: string): Error {
+  const hint = 'An arena needs about 9 MiB of ram for its page tables.';
+  return data.ram === undefined
+    ? source.error({ line: 1, column: 1 }, message, `${hint} Set the key ram.`)
+    : source.at(['ram'], message, hint);
+}
+
+/** The keys of an object that have a value. */
+function given<T extends object>(object: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
+}
+
+class Builder {
+  readonly #pages: DataPages;
+  readonly #kernelEntries: ExtableSpec[] = [];
+
+  constructor(
+    readonly fixture: Fixture,
+    readonly machine: SystemMachine,
+  ) {
+    this.#pages = new DataPages(machine.system);
+  }
+
+  async build(): Promise<Image[]> {
+    const { data } = this.fixture;
+    for (const [name, arena] of Object.entries(data.arenas ?? {})) this.#arena(name, arena);
+    data.data?.forEach((each, i) => {
+      this.#data(each, i);
+    });
+    const images = await this.#text();
+    data.data?.forEach((each, i) => {
+      this.#words(each, i);
+    });
+    data.ptes?.forEach((pte) => {
+      const va = pte.va.value(this.machine.scope);
+      if (
+        !this.machine.writeEntry(pte.cpu ?? 0, va, pte.level ?? null, pte.value.value(this.machine.scope))
+      ) {
+        throw pte.va.error(`there is no entry of level ${pte.level}: the tables end above it`);
+      }
+    });
+    return images;
+  }
+
+  #arena(name: string, arena: ArenaData): void {
+    const { machine, fixture } = this;
+    const { scope, system } = machine;
+    const path = ['arenas', name];
+    const max_entries = arena.max_entries.number(scope, 0, U32_MAX, 'max_entries');
+    const attr = {
+      key_size: 0,
+      value_size: 0,
+      max_entries,
+      map_flags: arena.flags?.number(scope, 0, U32_MAX, 'flags') ?? BPF_F_MMAPABLE,
+      map_extra: arena.map_extra?.value(scope) ?? 0n,
+      name,
+    };
+    const here = system.here();
+    const create = (): bpf_map | number => drain(arena_map_alloc(here, system.bpf, attr));
+    const at = arena.at?.value(scope);
+    const made = at === undefined ? create() : withArenaAt(system, at, create);
+    if (made === null) {
+      throw fixture.source.at(
+        [...path, 'at'],
+        'an arena does not fit here',
+        'It needs 4 GiB and 68 KiB of free addresses of the vmalloc area, from a page boundary on.',
+      );
+    }
+    const expected = arena.expect === undefined ? null : Number(BigInt.asIntN(64, arena.expect.value(scope)));
+    const result = typeof made === 'number' ? made : 0;
+    if (typeof made === 'number' && expected === null) {
+      throw fixture.source.error(
+        fixture.source.keyPlace(path),
+        `the kernel refuses arena \`${name}\` of ${max_entries} pages: ${errnoText(made)}`,
+        arenaHint(made),
+      );
+    }
+    if (expected !== null && expected !== result) {
+      throw fixture.source.at(
+        [...path, 'expect'],
+        `${errnoText(expected)} is expected, but the kernel ${result === 0 ? 'creates the arena' : `says ${errnoText(result)}`}`,
+      );
+    }
+    machine.maps.set(name, typeof made === 'number' ? null : made);
+  }
+
+  #data(data: DataData, index: number): void {
+    const { machine } = this;
+    const size = data.size ?? Math.max(data.bytes?.length ?? 0, 8 * (data.words?.length ?? 0));
+    const at = data.at?.value(machine.scope);
+    try {
+      const address = this.#pages.load(data.where ?? 'vmalloc', data.prot ?? 'rw', size, data.symbol, at);
+      machine.addSymbol(data.symbol, address, size);
+      if (data.bytes !== undefined) machine.writeMemory(0, address, data.bytes);
+    } catch (error) {
+      // Where data cannot go is the fixture's mistake; the machine says why.
+      if (!isRefusal(error)) throw error;
+      throw this.fixture.source.at(['data', index, ...(data.at === undefined ? [] : ['at'])], error.message);
+    }
+  }
+
+  /** Words may name functions and labels, which have addresses only now. */
+  #words(data: DataData, index: number): void {
+    const { machine } = this;
+    const address = machine.symbols.get(data.symbol);
+    if (data.words === undefined || address === undefined) return;
+    const words = BigUint64Array.from(data.words, (word) => word.value(machine.scope));
+    if (!machine.writeMemory(0, address, new Uint8Array(words.buffer))) {
+      throw this.fixture.source.at(['data', index], 'this data is not mapped any more');
+    }
+  }
+
+  async #text(): Promise<Image[]> {
+    const { fixture, machine } = this;
+    const { system } = machine;
+    const at = new Map<number, bigint>();
+    fixture.data.text?.forEach((text, i) => {
+      if (text.at !== undefined) at.set(i, text.at.value(machine.scope));
+    });
+    const images = await assembleText(fixture, {
+      base: { kernel: system.textBase('kernel'), bpf: system.textBase('bpf'), user: USER_TEXT },
+      at,
+      endOf: (i, codeEnd) => {
+        const text = fixture.data.text?.[i];
+        const entries = text?.program === undefined ? 0 : (text.extable ?? []).length;
+        return behindTable(codeEnd, entries * machine.arch.extableEntrySize);
+      },
+      symbols: machine.symbols,
+    });
+    for (const image of images) {
+      machine.addSymbol(image.text.symbol, image.start, image.assembled.bytes.length);
+      machine.labels.set(image.text.symbol, image.assembled.labels);
+    }
+    // A subprogram needs its main program.
+    const isSub = (image: Image): boolean =>
+      fixture.data.programs?.[image.text.program ?? '']?.subprogram_of !== undefined;
+    for (const image of images.filter((each) => !isSub(each))) this.#load(image);
+    for (const image of images.filter(isSub)) this.#load(image);
+    this.machine.system.loadKernelExtable(this.#kernelEntries);
+    return images;
+  }
+
+  #load(image: Image): void {
+    const { fixture, machine } = this;
+    const { text, start, kind } = image;
+    const code = image.assembled.bytes;
+    const name = text.symbol;
+    const extable = (text.extable ?? []).map((entry, i) => this.#extable(image, entry, i));
+    switch (kind) {
+      case 'user':
+        this.#userText(image);
+        return;
+      case 'kernel':
+        machine.system.loadText({ name, start, code });
+        this.#kernelEntries.push(...extable);
+        return;
+      case 'bpf': {
+        const program = text.program ?? '';
+        const spec = fixture.data.programs?.[program];
+        const prog = machine.system.loadProgram({
+          name: program,
+          start,
+          code,
+          tag: spec?.tag,
+          arena: spec?.arena === undefined ? null : (machine.maps.get(spec.arena)?.arena ?? null),
+          main: spec?.subprogram_of === undefined ? null : (machine.programs.get(spec.subprogram_of) ?? null),
+          linfo: this.#lines(image),
+          extable,
+        });
+        machine.programs.set(program, prog);
+      }
+    }
+  }
+
+  #userText({ text, index, start, assembled }: Image): void {
+    const { bytes } = assembled;
+    try {
+      this.#pages.load('user', 'rx', bytes.length, text.symbol, start);
+      this.machine.writeMemory(0, start, bytes);
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      throw this.fixture.source.at(['text', index, ...(text.at === undefined ? [] : ['at'])], error.message);
+    }
+  }
+
+  #lines({ text, start }: Image): bpf_line_info[] | null {
+    const lines = this.fixture.data.programs?.[text.program ?? '']?.lines;
+    if (lines === undefined) return null;
+    const scope = this.machine.scope.within(text.symbol);
+    return lines
+      .map(({ at, file, line, text: source }) => ({
+        offset: Number(at.value(scope) - start),
+        file,
+        line,
+        text: source,
+      }))
+      .sort((a, b) => a.offset - b.offset);
+  }
+
+  #extable(image: Image, entry: ExtableData, i: number): ExtableSpec {
+    const { assembled, index, start, text } = image;
+    const scope = this.machine.scope.within(text.symbol);
+    const insn = entry.insn.value(scope);
+    const line = assembled.lines.find((each) => start + BigInt(each.offset) === insn);
+    if (line === undefined) throw entry.insn.error('no instruction of this function begins here');
+    if (entry.type !== 'BPF' && entry.fixup === undefined) {
+      throw this.fixture.source.at(
+        ['text', index, 'extable', i],
+        'an entry of this type needs a fixup: the label to go on at',
+      );
+    }
+    return {
+      insn,
+      fixup: entry.fixup?.value(scope) ?? 0n,
+      type: entry.type,
+      length: line.bytes.length,
+      clear: entry.clear ?? null,
+      arena: entry.arena ?? null,
+      data: entry.data ?? {},
+    };
+  }
+}
+
+/** First address behind an image's exception table, which follows the code and lies within one page. */
+function behindTable(codeEnd: bigint, bytes: number): bigint {
+  if (bytes === 0) return codeEnd;
+  const start = (codeEnd + 3n) & ~3n;
+  const last = start + BigInt(bytes) - 1n;
+  const place = start >> 12n === last >> 12n ? start : (last >> 12n) << 12n;
+  return place + BigInt(bytes);
+}
+
+function errnoText(errno: number): string {
+  if (errno === 0) return 'no error';
+  const name = errnoName(errno);
+  return name === null ? String(errno) : `-${name}`;
+}
+
+/** What the kernel's errno usually means for someone who writes a fixture. */
+function arenaHint(errno: number): string {
+  const expect = `Write \`expect: ${errnoText(errno)}\` into the arena if that is what the fixture is about.`;
+  switch (errnoName(errno)) {
+    case 'EINVAL':
+      return `An arena has at least one page, a page-aligned map_extra, and BPF_F_MMAPABLE among its flags. ${expect}`;
+    case 'E2BIG':
+      return `An arena has at most 0x100000 pages (4 GiB). ${expect}`;
+    case 'ERANGE':
+      return `From map_extra to its end an arena must not cross a 4 GiB boundary. ${expect}`;
+    case 'ENOMEM':
+      return `Ram or addresses ran out: an arena needs about 9 MiB of ram for its tables. ${expect}`;
+    default:
+      return expect;
+  }
+}

@@ -1,0 +1,232 @@
+/** What the schema cannot say: references between the parts of a fixture, and values in their ranges. */
+import { RAM_MAX, RAM_MIN } from '../emu/ram.js';
+import { type FixtureError, quoted } from './fixture-error.js';
+import type { FixtureData } from './schema.js';
+import type { FaultExpect, StateExpect } from './schema-expect.js';
+import type { Step } from './schema-steps.js';
+import type { Path, Source } from './source.js';
+import { didYouMean, listOf } from './suggest.js';
+
+const WIDTHS = ['u8', 'u16', 'u32', 'u64', 'bytes'] as const;
+
+/** All mistakes of a fixture that fits the schema. */
+export function checkFixture(source: Source, fixture: FixtureData): FixtureError[] {
+  return new Checker(source, fixture).run();
+}
+
+class Checker {
+  readonly #errors: FixtureError[] = [];
+  readonly #arenas: readonly string[];
+  readonly #programs: readonly string[];
+
+  constructor(
+    readonly source: Source,
+    readonly fixture: FixtureData,
+  ) {
+    this.#arenas = Object.keys(fixture.arenas ?? {});
+    this.#programs = Object.keys(fixture.programs ?? {});
+  }
+
+  run(): FixtureError[] {
+    this.#ram();
+    this.#symbols();
+    this.#programReferences();
+    this.#text();
+    this.#data();
+    this.#cpu(this.fixture.ptes ?? [], 'ptes');
+    this.#cpu(this.fixture.steps, 'steps');
+    this.fixture.steps.forEach((step, i) => {
+      this.#step(step, ['steps', i]);
+    });
+    if (this.fixture.expect !== undefined) this.#state(this.fixture.expect, ['expect']);
+    return this.#errors;
+  }
+
+  #add(path: Path, message: string, hint = ''): void {
+    this.#errors.push(this.source.at(path, message, hint));
+  }
+
+  #addKey(path: Path, message: string, hint = ''): void {
+    this.#errors.push(this.source.error(this.source.keyPlace(path), message, hint));
+  }
+
+  #ram(): void {
+    const { ram } = this.fixture;
+    if (ram === undefined) return;
+    if (ram < RAM_MIN || ram > RAM_MAX || ram % 4096 !== 0) {
+      this.#add(
+        ['ram'],
+        `ram of ${ram} bytes: a machine's ram is 1 MiB to 4 GiB, in whole pages of 4096 bytes`,
+        'An arena needs about 9 MiB of it for its page tables.',
+      );
+    }
+  }
+
+  /** Arenas, functions and data are all names of addresses: each name once. */
+  #symbols(): void {
+    const seen = new Map<string, string>(this.#arenas.map((name) => [name, 'an arena']));
+    const add = (symbol: string, what: string, path: Path): void => {
+      const before = seen.get(symbol);
+      if (before !== undefined) this.#add(path, `${quoted(symbol)} is already the name of ${before}`);
+      else seen.set(symbol, what);
+    };
+    this.fixture.text?.forEach((t, i) => {
+      add(t.symbol, 'a function', ['text', i, 'symbol']);
+    });
+    this.fixture.data?.forEach((d, i) => {
+      add(d.symbol, 'data', ['data', i, 'symbol']);
+    });
+  }
+
+  #arena(name: string, path: Path, isKey = false): void {
+    this.#known('arena', name, this.#arenas, path, isKey);
+  }
+
+  #program(name: string, path: Path, isKey = false): void {
+    this.#known('program', name, this.#programs, path, isKey);
+  }
+
+  #known(what: string, name: string, known: readonly string[], path: Path, isKey: boolean): void {
+    if (known.includes(name)) return;
+    const message = `unknown ${what} ${quoted(name)}${didYouMean(name, known)}`;
+    const hint = this.#have(`${what}s`, known);
+    if (isKey) this.#addKey(path, message, hint);
+    else this.#add(path, message, hint);
+  }
+
+  #have(what: string, names: readonly string[]): string {
+    return names.length === 0
+      ? `The fixture declares no ${what}.`
+      : `The fixture's ${what}: ${listOf(names)}.`;
+  }
+
+  #programReferences(): void {
+    for (const [name, program] of Object.entries(this.fixture.programs ?? {})) {
+      const path: Path = ['programs', name];
+      if (program.arena !== undefined) this.#arena(program.arena, [...path, 'arena']);
+      const main = program.subprogram_of;
+      if (main === undefined) continue;
+      this.#program(main, [...path, 'subprogram_of']);
+      if (main === name || this.fixture.programs?.[main]?.subprogram_of !== undefined) {
+        this.#add([...path, 'subprogram_of'], `${quoted(main)} is not a main program`);
+      }
+      if (program.arena !== undefined) {
+        this.#add(
+          [...path, 'arena'],
+          'a subprogram has the arena of its main program',
+          'Leave this key out.',
+        );
+      }
+    }
+  }
+
+  #text(): void {
+    const images = new Map<string, string>();
+    this.fixture.text?.forEach((text, i) => {
+      const path: Path = ['text', i];
+      if (text.asm.trim() === '') this.#add([...path, 'asm'], 'there is no instruction here');
+      if (this.source.blockStyle([...path, 'asm']) === 'folded') {
+        this.#add([...path, 'asm'], 'a folded block (`>`) runs the lines together: use `|`');
+      }
+      if (text.at !== undefined && text.section !== 'user') {
+        this.#add([...path, 'at'], 'only code of section user has a place of its choice');
+      }
+      if (text.program === undefined) return;
+      this.#program(text.program, [...path, 'program']);
+      if (text.section === 'user') this.#add([...path, 'section'], 'the image of a program is kernel code');
+      const before = images.get(text.program);
+      if (before !== undefined) {
+        this.#add([...path, 'program'], `the image of ${quoted(text.program)} is already ${quoted(before)}`);
+      }
+      images.set(text.program, text.symbol);
+    });
+    for (const [name, program] of Object.entries(this.fixture.programs ?? {})) {
+      if (program.lines !== undefined && !images.has(name)) {
+        this.#add(
+          ['programs', name, 'lines'],
+          `program ${quoted(name)} has no code that lines could belong to`,
+        );
+      }
+    }
+  }
+
+  #data(): void {
+    this.fixture.data?.forEach((data, i) => {
+      if (data.size === undefined && data.bytes === undefined && data.words === undefined) {
+        this.#add(['data', i], 'how much data? One of size, bytes and words says it');
+      }
+      const given = Math.max(data.bytes?.length ?? 0, 8 * (data.words?.length ?? 0));
+      if (data.size !== undefined && (data.size < given || data.size === 0)) {
+        this.#add(['data', i, 'size'], `${data.size} bytes are not enough for the ${given} bytes given`);
+      }
+      if (data.bytes !== undefined && data.words !== undefined) {
+        this.#add(['data', i, 'words'], 'bytes and words at once: which is it?');
+      }
+    });
+  }
+
+  #cpu(items: readonly { readonly cpu?: number | undefined }[], key: string): void {
+    const cpus = this.fixture.cpus ?? 1;
+    items.forEach((item, i) => {
+      if (item.cpu === undefined || item.cpu < cpus) return;
+      this.#add(
+        [key, i, 'cpu'],
+        `there is no CPU ${item.cpu}: the fixture has ${cpus}`,
+        'The key cpus at the top says how many there are; they count from 0.',
+      );
+    });
+  }
+
+  #step(step: Step, path: Path): void {
+    if ('kfunc' in step) this.#arena(step.args.map, [...path, 'args', 'map']);
+    if ('destroy' in step) this.#arena(step.destroy, [...path, 'destroy']);
+    if ('stream_read' in step) this.#program(step.stream_read.program, [...path, 'stream_read', 'program']);
+    if ('write' in step) this.#width(step.write, [...path, 'write']);
+    if ('check' in step) this.#state(step.check, [...path, 'check']);
+    if (!('expect' in step) || step.expect === undefined) return;
+    const { expect } = step;
+    this.#state(expect, [...path, 'expect']);
+    if ('faults' in expect) {
+      expect.faults?.forEach((fault, i) => {
+        this.#fault(fault, [...path, 'expect', 'faults', i]);
+      });
+    }
+  }
+
+  #state(expect: StateExpect, path: Path): void {
+    for (const name of Object.keys(expect.streams ?? {})) {
+      this.#program(name, [...path, 'streams', name], true);
+      const main = this.fixture.programs?.[name]?.subprogram_of;
+      if (main !== undefined) {
+        this.#add(
+          [...path, 'streams', name],
+          `a subprogram has no streams: its reports go to ${quoted(main)}`,
+        );
+      }
+    }
+    for (const name of Object.keys(expect.arenas ?? {})) this.#arena(name, [...path, 'arenas', name], true);
+    expect.memory?.forEach((memory, i) => {
+      this.#width(memory, [...path, 'memory', i]);
+    });
+  }
+
+  #width(value: Partial<Record<(typeof WIDTHS)[number], unknown>>, path: Path): void {
+    const given = WIDTHS.filter((width) => value[width] !== undefined);
+    if (given.length === 1) return;
+    this.#add(
+      path,
+      given.length === 0 ? 'a value is missing here' : `one value is wanted here, not ${listOf(given)}`,
+      `Give one of ${listOf(WIDTHS)}.`,
+    );
+  }
+
+  #fault(fault: FaultExpect, path: Path): void {
+    const { arch } = this.fixture;
+    if (arch === 'arm64' && fault.error_code !== undefined) {
+      this.#add([...path, 'error_code'], 'arm64 has no error code: did you mean `esr`?');
+    }
+    if (arch === 'x86-64' && fault.esr !== undefined) {
+      this.#add([...path, 'esr'], 'x86-64 has no ESR: did you mean `error_code`?');
+    }
+  }
+}

@@ -1,0 +1,263 @@
+/** Expectations about what happened: outcome, faults, console and streams. All read from events. */
+import { hex } from '../../emu/address.js';
+import type { Event, Primitive, RunOutcome } from '../../emu/events.js';
+import { Expression } from '../bound-expression.js';
+import {
+  allStreamText,
+  consoleLines,
+  decisions,
+  entered,
+  type FaultStory,
+  faultStories,
+  resolvedBy,
+  streamText,
+} from '../fault-story.js';
+import type { FaultExpect, OutcomeExpect, RunExpect, StateExpect } from '../schema-expect.js';
+import type { Path } from '../source.js';
+import { diffLines } from '../text-match.js';
+import type { Checks } from './failure.js';
+
+/** Lines of console shown with an outcome that nobody expected. */
+const CONSOLE_SHOWN = 40;
+
+/** `returned`, `oops: BUG: …`, `signal 11 code 1 at 0x0`. */
+export function outcomeText(outcome: RunOutcome): string {
+  switch (outcome.kind) {
+    case 'returned':
+      return 'returned';
+    case 'oops':
+      return `oops: ${outcome.title}`;
+    case 'panic':
+      return `panic: ${outcome.title}`;
+    case 'signal':
+      return `signal ${outcome.signo} code ${outcome.code} at ${hex(outcome.address)}`;
+    case 'livelock':
+      return `livelock: ${outcome.turns} faults at ${hex(outcome.pc)} for ${hex(outcome.address)} without progress`;
+    case 'budget':
+      return `budget: ${outcome.instructions} instructions used up`;
+    case 'deadline':
+      return `deadline: ${outcome.milliseconds} ms are over`;
+    case 'stopped':
+      return `stopped at ${hex(outcome.pc)}: ${outcome.why}`;
+  }
+}
+
+/** Checks how a run of code ended, its faults and its texts. */
+export function checkRun(
+  checks: Checks,
+  expect: RunExpect | undefined,
+  path: Path,
+  outcome: RunOutcome,
+  events: readonly Event[],
+): void {
+  const stories = faultStories(events);
+  checkOutcome(checks, expect?.outcome ?? 'returned', [...path, 'outcome'], outcome, events, stories);
+  if (expect?.faults !== undefined) checkFaults(checks, expect.faults, [...path, 'faults'], stories);
+  if (expect !== undefined) checkTexts(checks, expect, path, events);
+}
+
+function checkOutcome(
+  checks: Checks,
+  expected: OutcomeExpect,
+  path: Path,
+  outcome: RunOutcome,
+  events: readonly Event[],
+  stories: readonly FaultStory[],
+): void {
+  const wanted = typeof expected === 'string' ? { kind: expected } : expected;
+  const kindPath = typeof expected === 'string' ? path : [...path, 'kind'];
+  if (wanted.kind !== outcome.kind) {
+    checks.fail('outcome', kindPath, wanted.kind, outcomeText(outcome), {
+      notes: circumstances(checks, events, stories),
+    });
+    return;
+  }
+  if (typeof expected === 'string') return;
+  const title = outcome.kind === 'oops' || outcome.kind === 'panic' ? outcome.title : '';
+  checks.equal('outcome', [...path, 'title'], expected.title, title);
+  checks.equal('outcome', [...path, 'why'], expected.why, outcome.kind === 'stopped' ? outcome.why : '');
+  for (const key of ['signo', 'code', 'address', 'pc', 'turns'] as const) {
+    checks.number('outcome', [...path, key], expected[key], outcomeNumber(outcome, key));
+  }
+}
+
+function outcomeNumber(
+  outcome: RunOutcome,
+  key: 'signo' | 'code' | 'address' | 'pc' | 'turns',
+): bigint | null {
+  const fields: Partial<Record<string, bigint>> = (() => {
+    switch (outcome.kind) {
+      case 'oops':
+        return { signo: BigInt(outcome.signal) };
+      case 'signal':
+        return { signo: BigInt(outcome.signo), code: BigInt(outcome.code), address: outcome.address };
+      case 'livelock':
+        return { address: outcome.address, pc: outcome.pc, turns: BigInt(outcome.turns) };
+      case 'stopped':
+        return { pc: outcome.pc };
+      case 'returned':
+      case 'panic':
+      case 'budget':
+      case 'deadline':
+        return {};
+    }
+  })();
+  return fields[key] ?? null;
+}
+
+/** What a person asks first when a run ended otherwise: the last fault and the console. */
+function circumstances(checks: Checks, events: readonly Event[], stories: readonly FaultStory[]): string[] {
+  const notes: string[] = [];
+  const last = stories.at(-1);
+  if (last !== undefined) {
+    notes.push(`last fault: ${faultText(checks, last)}`, `its path: ${entered(last).join(' → ') || 'none'}`);
+  }
+  const lines = consoleLines(events);
+  if (lines.length > 0) {
+    notes.push('console:', ...lines.slice(0, CONSOLE_SHOWN).map((line) => `  ${line}`));
+    if (lines.length > CONSOLE_SHOWN) notes.push(`  … ${lines.length - CONSOLE_SHOWN} more lines`);
+  }
+  return notes;
+}
+
+/** One line about a fault. */
+function faultText(checks: Checks, story: FaultStory): string {
+  const { exception, access, address, code, pc } = story.fault;
+  return (
+    `${exception} ${access} at ${checks.shown(address)}, code ${hex(code)}, ` +
+    `by ${checks.machine.nameOf(pc) ?? hex(pc)}, resolved by ${resolvedBy(story)}`
+  );
+}
+
+function checkFaults(
+  checks: Checks,
+  expected: readonly FaultExpect[],
+  path: Path,
+  stories: readonly FaultStory[],
+): void {
+  if (expected.length !== stories.length) {
+    const count = (n: number): string => `${n === 0 ? 'no' : n} fault${n === 1 ? '' : 's'}`;
+    checks.fail('faults', path, count(expected.length), count(stories.length), {
+      notes: stories.map((story, i) => `${i}: ${faultText(checks, story)}`),
+    });
+  }
+  expected.forEach((want, i) => {
+    const story = stories[i];
+    if (story !== undefined) checkFault(checks, want, [...path, i], story);
+  });
+}
+
+function checkFault(checks: Checks, want: FaultExpect, path: Path, story: FaultStory): void {
+  const { fault } = story;
+  checks.number('faults', [...path, 'address'], want.address, fault.address);
+  checks.number('faults', [...path, 'error_code'], want.error_code, fault.code);
+  checks.number('faults', [...path, 'esr'], want.esr, fault.code);
+  checks.equal('faults', [...path, 'access'], want.access, fault.access);
+  checks.equal('faults', [...path, 'exception'], want.exception, fault.exception);
+  checks.number('faults', [...path, 'pc'], want.pc, fault.pc);
+  checkPath(checks, want.path ?? [], [...path, 'path'], story);
+  want.not?.forEach((fn, i) => {
+    if (entered(story).includes(fn)) {
+      checks.fail('faults', [...path, 'not', i], `${fn} not entered`, `${fn} entered`, {
+        notes: [`its path: ${entered(story).join(' → ')}`],
+      });
+    }
+  });
+  checkDecisions(checks, want.decisions ?? [], [...path, 'decisions'], story);
+  checks.equal('faults', [...path, 'resolved_by'], want.resolved_by, resolvedBy(story));
+  checks.text('faults', [...path, 'stream'], want.stream, allStreamText(story.events));
+}
+
+function checkPath(checks: Checks, want: readonly string[], path: Path, story: FaultStory): void {
+  const got = entered(story);
+  let from = 0;
+  for (const [i, fn] of want.entries()) {
+    const at = got.indexOf(fn, from);
+    if (at < 0) {
+      const where = got.includes(fn) ? `${fn} entered only before ${want[i - 1]}` : `${fn} not entered`;
+      const wildcards = ['...', ...want.flatMap((name) => [name, '...'])];
+      checks.fail('faults', [...path, i], `${fn} entered${i > 0 ? ` after ${want[i - 1]}` : ''}`, where, {
+        diff: diffLines(wildcards, got),
+      });
+      return;
+    }
+    from = at + 1;
+  }
+}
+
+function checkDecisions(
+  checks: Checks,
+  want: NonNullable<FaultExpect['decisions']>,
+  path: Path,
+  story: FaultStory,
+): void {
+  const got = decisions(story);
+  let from = 0;
+  for (const [i, expected] of want.entries()) {
+    const matches = (index: number): boolean => {
+      const event = got[index];
+      return event?.test === expected.test && (expected.fn === undefined || event.fn === expected.fn);
+    };
+    let at = from;
+    while (at < got.length && !matches(at)) at += 1;
+    const found = got[at];
+    const what = `${expected.fn === undefined ? '' : `${expected.fn}: `}${expected.test}`;
+    if (found === undefined) {
+      checks.fail('faults', [...path, i, 'test'], what, 'not decided', {
+        notes: [
+          'decided:',
+          ...got.map((event) => `  ${event.fn}: ${event.test} = ${primitiveText(event.value)}`),
+        ],
+      });
+      return;
+    }
+    from = at + 1;
+    if (!sameValue(checks, expected.value, found.value)) {
+      const wanted =
+        expected.value instanceof Expression ? expected.value.text : primitiveText(expected.value);
+      checks.fail('faults', [...path, i, 'value'], wanted, primitiveText(found.value), {
+        notes: [`decision: ${found.fn}: ${found.test}`],
+      });
+    }
+  }
+}
+
+function sameValue(checks: Checks, want: boolean | null | Expression, got: Primitive): boolean {
+  if (!(want instanceof Expression)) return got === want || (want === null && got === undefined);
+  if (typeof got !== 'bigint' && typeof got !== 'number') return false;
+  return want.value(checks.machine.scope) === BigInt.asUintN(64, BigInt(got));
+}
+
+/** An argument, a decision or a return value as people read it. */
+export function primitiveText(value: Primitive): string {
+  switch (typeof value) {
+    case 'bigint':
+      return hex(value);
+    case 'string':
+      return value;
+    case 'object':
+      return 'NULL';
+    default:
+      return String(value);
+  }
+}
+
+/** Console and stream texts of a stretch of events. */
+export function checkTexts(
+  checks: Checks,
+  expect: Pick<StateExpect, 'console' | 'streams'>,
+  path: Path,
+  events: readonly Event[],
+): void {
+  checks.text('console', [...path, 'console'], expect.console, consoleLines(events).join('\n'));
+  for (const [program, streams] of Object.entries(expect.streams ?? {})) {
+    const at = [...path, 'streams', program];
+    let dropped = 0;
+    for (const stream of ['stdout', 'stderr'] as const) {
+      const actual = streamText(events, program, stream);
+      dropped += actual.dropped;
+      checks.text('streams', [...at, stream], streams[stream], actual.text);
+    }
+    checks.number('streams', [...at, 'dropped'], streams.dropped, BigInt(dropped));
+  }
+}

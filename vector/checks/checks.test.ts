@@ -1,0 +1,332 @@
+import { describe, expect, test } from '@jest/globals';
+import type { Event, RunOutcome } from '../../emu/events.js';
+import { FakeMachine, fakeFixture, MAPPED, scratchFault } from '../fake-machine.js';
+import { runSteps } from '../run-steps.js';
+import type { Failure } from './failure.js';
+
+const HEX = `0x${MAPPED.toString(16)}`;
+const STDERR = 'ERROR: Arena WRITE access at unmapped address 0x7f7d26203000\\nCPU: 0\\n';
+
+function failures(
+  body: string,
+  script: readonly Event[] = scratchFault(),
+  outcome: RunOutcome = { kind: 'returned' },
+): readonly Failure[] {
+  return runSteps(fakeFixture(body), new FakeMachine(script, outcome)).failures;
+}
+
+/** Every failure in short. */
+function shorts(list: readonly Failure[]): string[] {
+  return list.map((f) => `${f.where}: ${f.expected} / ${f.actual}`);
+}
+
+const call = (expectation: string): string => `steps: [{ call: f, expect: { ${expectation} } }]`;
+const fault = (expectation: string): string => call(`faults: [{ ${expectation} }]`);
+
+/** Each kind of expectation: one that holds, the same one changed, and the only failure that may come. */
+const KINDS: readonly [kind: string, holds: string, changed: string, failure: string][] = [
+  ['outcome', call('outcome: returned'), call('outcome: oops'), 'step 1 expect.outcome: oops / returned'],
+  ['faults', call('faults: [{}]'), call('faults: []'), 'step 1 expect.faults: no faults / 1 fault'],
+  [
+    'a fault too many',
+    call('faults: [{}]'),
+    call('faults: [{}, {}]'),
+    'step 1 expect.faults: 2 faults / 1 fault',
+  ],
+  [
+    'address',
+    fault('address: 0xffffc9002806c000'),
+    fault('address: 0xffffc9002806d000'),
+    'step 1 expect.faults[0].address: 0xffffc9002806d000 / 0xffffc9002806c000',
+  ],
+  [
+    'error_code',
+    fault('error_code: 2'),
+    fault('error_code: 3'),
+    'step 1 expect.faults[0].error_code: 0x3 / 0x2',
+  ],
+  ['access', fault('access: write'), fault('access: read'), 'step 1 expect.faults[0].access: read / write'],
+  [
+    'exception',
+    fault('exception: "#PF"'),
+    fault('exception: "#GP"'),
+    'step 1 expect.faults[0].exception: #GP / #PF',
+  ],
+  [
+    'pc',
+    fault('pc: f + 4'),
+    fault('pc: f'),
+    'step 1 expect.faults[0].pc: 0xffffffff81000000 (f+0x0) / 0xffffffff81000004 (f+0x4)',
+  ],
+  [
+    'path',
+    fault('path: [page_fault_oops, bpf_arena_handle_page_fault]'),
+    fault('path: [page_fault_oops, fixup_exception]'),
+    'step 1 expect.faults[0].path[1]: fixup_exception entered after page_fault_oops / fixup_exception not entered',
+  ],
+  [
+    'order of the path',
+    fault('path: [kfence_handle_page_fault, bpf_arena_handle_page_fault]'),
+    fault('path: [bpf_arena_handle_page_fault, kfence_handle_page_fault]'),
+    'step 1 expect.faults[0].path[1]: kfence_handle_page_fault entered after bpf_arena_handle_page_fault / kfence_handle_page_fault entered only before bpf_arena_handle_page_fault',
+  ],
+  [
+    'not',
+    fault('not: [fixup_exception]'),
+    fault('not: [page_fault_oops]'),
+    'step 1 expect.faults[0].not[0]: page_fault_oops not entered / page_fault_oops entered',
+  ],
+  [
+    'decisions',
+    fault('decisions: [{ test: "error_code & X86_PF_PROT", value: false }, { test: nr, value: 3 }]'),
+    fault('decisions: [{ test: "error_code & X86_PF_PROT", value: true }]'),
+    'step 1 expect.faults[0].decisions[0].value: true / false',
+  ],
+  [
+    'decisions about numbers',
+    fault('decisions: [{ fn: page_fault_oops, test: nr, value: 3 }]'),
+    fault('decisions: [{ fn: page_fault_oops, test: nr, value: 4 }]'),
+    'step 1 expect.faults[0].decisions[0].value: 4 / 3',
+  ],
+  [
+    'decisions never taken',
+    fault('decisions: []'),
+    fault('decisions: [{ fn: other, test: nr, value: 3 }]'),
+    'step 1 expect.faults[0].decisions[0].test: other: nr / not decided',
+  ],
+  [
+    'resolved_by',
+    fault('resolved_by: scratch'),
+    fault('resolved_by: kfence'),
+    'step 1 expect.faults[0].resolved_by: kfence / scratch',
+  ],
+  [
+    'stream of a fault',
+    fault(`stream: "${STDERR}"`),
+    fault('stream: []'),
+    'step 1 expect.faults[0].stream: no text / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (2 lines)',
+  ],
+  [
+    'registers',
+    call('registers: { rax: 0x4141 }'),
+    call('registers: { rax: 0x4142 }'),
+    'step 1 expect.registers.rax: 0x4142 / 0x4141',
+  ],
+  [
+    'memory',
+    call(`memory: [{ at: ${HEX}, u32: 0x03020100 }]`),
+    call(`memory: [{ at: ${HEX}, u32: 0x03020101 }]`),
+    'step 1 expect.memory[0].u32: 0x3020101 / 0x3020100',
+  ],
+  [
+    'bytes in memory',
+    call(`memory: [{ at: ${HEX}, bytes: "00 01 02" }]`),
+    call(`memory: [{ at: ${HEX}, bytes: "00 01 03" }]`),
+    'step 1 expect.memory[0].bytes: 00 01 03 / 00 01 02',
+  ],
+  [
+    'memory that is not mapped',
+    call('memory: []'),
+    call('memory: [{ at: 0, u8: 0 }]'),
+    'step 1 expect.memory[0].u8: 0x0 / not mapped',
+  ],
+  [
+    'ptes',
+    call(`ptes: [{ va: ${HEX}, value: 0x8000000000001163 }]`),
+    call(`ptes: [{ va: ${HEX}, value: 0x8000000000001161 }]`),
+    'step 1 expect.ptes[0].value: 0x8000000000001161 / 0x8000000000001163 at level pte',
+  ],
+  [
+    'ptes that are none',
+    call('ptes: [{ va: 0x1000, value: none }]'),
+    call(`ptes: [{ va: ${HEX}, value: none }]`),
+    'step 1 expect.ptes[0].value: none / 0x8000000000001163 at level pte',
+  ],
+  [
+    'ptes that map a page',
+    call(`ptes: [{ va: ${HEX}, value: page }]`),
+    call('ptes: [{ va: a.kern, value: page }]'),
+    'step 1 expect.ptes[0].value: a present page, not a scratch page / 0x8000000001234163 at level pte, a scratch page',
+  ],
+  [
+    'ptes that map the scratch page',
+    call('ptes: [{ va: a.kern, value: scratch(a) }]'),
+    call('ptes: [{ va: 0x1000, value: scratch(a) }]'),
+    'step 1 expect.ptes[0].value: 0x8000000001234163 / 0x0 at level pte',
+  ],
+  [
+    'ptes of a level',
+    call(`ptes: [{ va: ${HEX}, level: pmd, value: 0x2063 }]`),
+    call(`ptes: [{ va: ${HEX}, level: pmd, value: 0x2067 }]`),
+    'step 1 expect.ptes[0].value: 0x2067 / 0x2063 at level pmd',
+  ],
+  [
+    'arenas',
+    call('arenas: { a: { pages: 2, scratched: 1, free: 14 } }'),
+    call('arenas: { a: { pages: 2, scratched: 0, free: 14 } }'),
+    'step 1 expect.arenas.a.scratched: 0 / 1',
+  ],
+  [
+    'console',
+    call('console: [first line, second line]'),
+    call('console: [first line]'),
+    'step 1 expect.console: first line / first line … (2 lines)',
+  ],
+  [
+    'streams',
+    call(`streams: { prog: { stderr: "${STDERR}", stdout: [] } }`),
+    call(`streams: { prog: { stderr: "${STDERR}CPU: 1" } }`),
+    'step 1 expect.streams.prog.stderr: ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (3 lines) / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (2 lines)',
+  ],
+  [
+    'streams that dropped',
+    call('streams: { prog: { dropped: 0 } }'),
+    call('streams: { prog: { dropped: 1 } }'),
+    'step 1 expect.streams.prog.dropped: 0x1 / 0x0',
+  ],
+  [
+    'ret',
+    'steps: [{ kfunc: bpf_arena_reserve_pages, args: { map: a, ptr: 0 }, expect: { ret: -EBUSY } }]',
+    'steps: [{ kfunc: bpf_arena_reserve_pages, args: { map: a, ptr: 0 }, expect: { ret: 0 } }]',
+    'step 1 expect.ret: 0x0 / 0xfffffffffffffff0 (-16)',
+  ],
+  [
+    'text',
+    'steps: [{ stream_read: { program: prog }, expect: { text: foo, ret: 4 } }]',
+    'steps: [{ stream_read: { program: prog }, expect: { text: bar, ret: 4 } }]',
+    'step 1 expect.text: bar / foo',
+  ],
+  [
+    'value',
+    `steps: [{ read: { at: ${HEX}, size: 2 }, expect: { value: 0x0100 } }]`,
+    `steps: [{ read: { at: ${HEX}, size: 2 }, expect: { value: 0x0101 } }]`,
+    'step 1 expect.value: 0x101 / 0x100',
+  ],
+  [
+    'check',
+    'steps: [{ check: { registers: { rax: 0x4141 } } }]',
+    'steps: [{ check: { registers: { rax: 1 } } }]',
+    'step 1 check.registers.rax: 0x1 / 0x4141',
+  ],
+  [
+    'the end',
+    'steps: [{ call: f }, { call: f }]\nexpect: { console: [first line, second line, first line, ...] }',
+    'steps: [{ call: f }, { call: f }]\nexpect: { console: [first line, second line] }',
+    'expect.console: first line … (2 lines) / first line … (4 lines)',
+  ],
+];
+
+describe('each kind of expectation holds, and fails alone and by name when it is changed', () => {
+  test.each(KINDS)('%s', (_, holds, changed, failure) => {
+    expect(shorts(failures(holds))).toEqual([]);
+    expect(shorts(failures(changed))).toEqual([failure]);
+  });
+});
+
+test('a failure names the line and column of the expectation', () => {
+  const [failure] = failures('steps:\n  - call: f\n    expect:\n      faults:\n        - address: 1\n');
+  expect(failure).toMatchObject({ kind: 'faults', line: 10, column: 20 });
+});
+
+describe('how a run ends', () => {
+  const oops: RunOutcome = { kind: 'oops', title: 'BUG: bad', signal: 9 };
+  test.each<[string, RunOutcome, string, string | null]>([
+    ['oops', oops, 'outcome: { kind: oops, title: "BUG: bad", signo: 9 }', null],
+    [
+      'oops',
+      oops,
+      'outcome: { kind: oops, title: "BUG: good" }',
+      'step 1 expect.outcome.title: BUG: good / BUG: bad',
+    ],
+    ['oops', oops, 'outcome: { kind: oops, code: 1 }', 'step 1 expect.outcome.code: 0x1 / nothing'],
+    ['oops', oops, 'faults: []', 'step 1 expect.outcome: returned / oops: BUG: bad'],
+    [
+      'signal',
+      { kind: 'signal', signo: 11, code: 1, address: 0x10n },
+      'outcome: { kind: signal, signo: SIGSEGV, code: 1, address: 0x10 }',
+      null,
+    ],
+    [
+      'signal',
+      { kind: 'signal', signo: 11, code: 1, address: 0x10n },
+      'outcome: { kind: signal, address: 0 }',
+      'step 1 expect.outcome.address: 0x0 / 0x10',
+    ],
+    [
+      'livelock',
+      { kind: 'livelock', pc: 1n, address: 2n, turns: 16 },
+      'outcome: { kind: livelock, turns: 17 }',
+      'step 1 expect.outcome.turns: 0x11 / 0x10',
+    ],
+    [
+      'budget',
+      { kind: 'budget', instructions: 100 },
+      'outcome: returned',
+      'step 1 expect.outcome: returned / budget: 100 instructions used up',
+    ],
+    [
+      'stopped',
+      { kind: 'stopped', why: 'hlt', pc: 0xffffffff81000000n },
+      'outcome: { kind: stopped, why: ud2, pc: f }',
+      'step 1 expect.outcome.why: ud2 / hlt',
+    ],
+  ])('%s', (_, outcome, expectation, failure) => {
+    expect(shorts(failures(call(expectation), [], outcome))).toEqual(failure === null ? [] : [failure]);
+  });
+
+  test('an unexpected end shows the last fault and the console', () => {
+    const script = scratchFault().slice(0, -1);
+    const [failure] = failures('steps: [{ call: f }]', script, oops);
+    expect(failure?.notes).toEqual([
+      'last fault: #PF write at 0xffffc9002806c000, code 0x2, by f+0x4, resolved by oops',
+      'its path: page_fault_oops → kfence_handle_page_fault → bpf_arena_handle_page_fault',
+      'console:',
+      '  first line',
+      '  second line',
+    ]);
+  });
+});
+
+describe('what only the machine can refuse', () => {
+  test.each([
+    [
+      'an unknown register',
+      'steps: [{ call: f, registers: { raxx: 1 } }]',
+      'unknown register `raxx`: did you mean `rax`?',
+    ],
+    [
+      'a write to nowhere',
+      'steps: [{ write: { at: 0, u8: 1 } }]',
+      '0x0 is not mapped: nothing can be written there',
+    ],
+    ['a read from nowhere', 'steps: [{ read: { at: 0 } }]', '0x0 is not mapped: nothing can be read there'],
+    ['a value too wide', `steps: [{ write: { at: ${HEX}, u8: 0x100 } }]`, '0x100 does not fit 1 byte'],
+    [
+      'a TLB entry of nothing',
+      'steps: [{ tlb: { keep: 0 } }]',
+      '0x0 does not translate now: there is nothing that a TLB could keep',
+    ],
+  ])('%s', (_, body, message) => {
+    expect(() => failures(body)).toThrow(expect.objectContaining({ name: 'FixtureError', message }));
+  });
+});
+
+test('the arguments of a kfunc have defaults', () => {
+  const machine = new FakeMachine([]);
+  const body = [
+    'steps:',
+    '  - kfunc: bpf_arena_alloc_pages',
+    '    args: { map: a }',
+    '  - kfunc: bpf_arena_free_pages_non_sleepable',
+    '    args: { map: a, ptr: 0x1000, page_cnt: 3 }',
+    '  - kernel: run_deferred',
+    '  - destroy: a',
+  ];
+  expect(runSteps(fakeFixture(body.join('\n')), machine).failures).toEqual([]);
+  expect(machine.calls).toEqual([
+    'bpf_arena_alloc_pages a 0 1 -1',
+    'bpf_arena_free_pages_non_sleepable a 4096 3 -1',
+    'run_deferred',
+    'destroy a',
+  ]);
+});

@@ -1,0 +1,76 @@
+/** Names that every expression knows: the kernel's own constants. */
+import {
+  BUS_ADRALN,
+  BUS_ADRERR,
+  BUS_OBJERR,
+  PAGE_SHIFT,
+  PAGE_SIZE,
+  SEGV_ACCERR,
+  SEGV_MAPERR,
+  SEGV_PKUERR,
+  SI_KERNEL,
+  SIGBUS,
+  SIGKILL,
+  SIGSEGV,
+} from '../arch/kernel.js';
+import * as errnos from '../kernel/errno.js';
+
+const COMMON: Readonly<Record<string, bigint>> = {
+  NULL: 0n,
+  PAGE_SIZE: BigInt(PAGE_SIZE),
+  PAGE_SHIFT: BigInt(PAGE_SHIFT),
+  PAGE_MASK: ~BigInt(PAGE_SIZE - 1),
+  SZ_4G: 1n << 32n,
+  // kernel/bpf/arena.c: round_up(1 << 16, PAGE_SIZE << 1)
+  GUARD_SZ: 0x10000n,
+  // include/uapi/linux/bpf.h
+  BPF_F_MMAPABLE: 0x400n,
+  BPF_F_SEGV_ON_FAULT: 0x20000n,
+  BPF_F_NO_USER_CONV: 0x40000n,
+  BPF_STDOUT: 1n,
+  BPF_STDERR: 2n,
+  NUMA_NO_NODE: -1n,
+  SIGBUS: BigInt(SIGBUS),
+  SIGKILL: BigInt(SIGKILL),
+  SIGSEGV: BigInt(SIGSEGV),
+  SEGV_MAPERR: BigInt(SEGV_MAPERR),
+  SEGV_ACCERR: BigInt(SEGV_ACCERR),
+  SEGV_PKUERR: BigInt(SEGV_PKUERR),
+  BUS_ADRALN: BigInt(BUS_ADRALN),
+  BUS_ADRERR: BigInt(BUS_ADRERR),
+  BUS_OBJERR: BigInt(BUS_OBJERR),
+  SI_KERNEL: BigInt(SI_KERNEL),
+  // arch/x86/include/asm/trap_pf.h
+  X86_PF_PROT: 1n << 0n,
+  X86_PF_WRITE: 1n << 1n,
+  X86_PF_USER: 1n << 2n,
+  X86_PF_RSVD: 1n << 3n,
+  X86_PF_INSTR: 1n << 4n,
+  X86_PF_PK: 1n << 5n,
+  // arch/arm64/include/asm/esr.h
+  ESR_ELx_WNR: 1n << 6n,
+};
+
+/** Constants by name. Errnos are positive, as in C: `-EBUSY`. */
+export const CONSTANTS: ReadonlyMap<string, bigint> = new Map([
+  ...Object.entries(COMMON),
+  ...Object.entries(errnos).flatMap(([name, value]): [string, bigint][] =>
+    typeof value === 'number' ? [[name, BigInt(value)]] : [],
+  ),
+]);
+
+/** Page protections, whose values depend on architecture and configuration. */
+export const PROTECTIONS = [
+  'PAGE_KERNEL',
+  'PAGE_KERNEL_RO',
+  'PAGE_KERNEL_ROX',
+  'PAGE_KERNEL_EXEC',
+  'PAGE_LINEAR',
+  'PAGE_SHARED',
+  'PAGE_SHARED_EXEC',
+  'PAGE_READONLY',
+  'PAGE_READONLY_EXEC',
+] as const;
+
+/** Places of the address space. */
+export const PLACES = ['PAGE_OFFSET', 'PHYS_OFFSET', 'VMALLOC_START', 'VMALLOC_END', 'TASK_SIZE'] as const;

@@ -1,0 +1,31 @@
+/** `kfault fmt`: writes the bytes in front of the instructions of a fixture, and changes nothing else. */
+import { formatWithBytes } from '../emu/assembler/format.js';
+import type { Image } from './assemble-text.js';
+import type { Fixture } from './load.js';
+
+/** The text of a fixture with bytes in its asm blocks. */
+export function formatFixture({ source, data }: Fixture, images: readonly Image[]): string {
+  const lines = [...source.lines];
+  // From the last block to the first: the numbers of lines before it stay right.
+  for (const image of [...images].reverse()) {
+    const path = ['text', image.index, 'asm'];
+    if (source.blockStyle(path) !== 'literal') {
+      throw source.at(
+        path,
+        'bytes go in front of the lines of a block (`|`)',
+        'Write asm: | and the code below it.',
+      );
+    }
+    const { asm } = image.text;
+    const own = (asm.endsWith('\n') ? asm.replace(/\n+$/, '') : asm).split('\n');
+    const first = source.blockLine(path, 0) - 1;
+    const indent = /^ */.exec(lines.slice(first).find((line) => line.trim() !== '') ?? '')?.[0] ?? '';
+    const formatted = formatWithBytes(
+      data.arch,
+      own.map((text, i) => ({ text, line: i })),
+      image.assembled,
+    );
+    lines.splice(first, own.length, ...formatted.map((line) => (line === '' ? '' : `${indent}${line}`)));
+  }
+  return lines.join(source.text.includes('\r\n') ? '\r\n' : '\n');
+}

@@ -1,0 +1,91 @@
+/** What running and checking a fixture asks of a machine. The one implementation is system-machine.ts. */
+import type { Arch, Pgtable } from '../arch/arch.js';
+import type { Event, LevelName, RunOutcome } from '../emu/events.js';
+import type { Scope } from './expression.js';
+import type { KFUNCS } from './schema-steps.js';
+
+/** Levels that can be named in a fixture. */
+export type EntryLevel = Exclude<LevelName, 'p4d'>;
+
+export interface EntryView {
+  readonly level: LevelName;
+  readonly value: bigint;
+}
+
+/** State of an arena as the page tables and the range tree have it. */
+export interface ArenaView {
+  /** Entries in the window that hold a page which is not the scratch page. */
+  readonly pages: number;
+  /** Entries that hold the scratch page. */
+  readonly scratched: number;
+  /** Pages in the range tree. */
+  readonly free: number;
+}
+
+/** State of the task while a `call` runs. */
+export interface CallContext {
+  readonly in_interrupt: number;
+  readonly pagefault_disabled: number;
+}
+
+export interface PagesCall {
+  readonly fn: (typeof KFUNCS)[number];
+  readonly arena: string;
+  readonly address: bigint;
+  readonly page_cnt: bigint;
+  readonly node_id: bigint;
+  readonly flags: bigint;
+}
+
+/** A step needs an arena that was refused or destroyed. */
+export class MissingArena extends Error {
+  override name = 'MissingArena';
+  constructor(readonly arena: string) {
+    super(`arena \`${arena}\` does not exist now`);
+  }
+}
+
+/** A machine made from a fixture. Addresses and register values are unsigned 64-bit. */
+export interface Machine {
+  readonly arch: Arch;
+  readonly pgtable: Pgtable;
+  /** Everything that has happened so far. */
+  readonly events: readonly Event[];
+  /** What names in expressions mean. */
+  readonly scope: Scope;
+  /** Name of an address as a person would write it, e.g. `write_cmask+0x4`, `a.page(3)`; null if none. */
+  nameOf(address: bigint): string | null;
+
+  readonly registerNames: readonly string[];
+  readRegister(cpu: number, name: string): bigint;
+  call(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>, context: CallContext): RunOutcome;
+  user(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>): RunOutcome;
+
+  /** Null when a byte of it is not mapped. */
+  readMemory(cpu: number, va: bigint, length: number): Uint8Array | null;
+  /** False when a byte of it is not mapped; then nothing is stored. */
+  writeMemory(cpu: number, va: bigint, bytes: Uint8Array): boolean;
+  /** The entry of `level`, or the last one that a walk reaches; null when the walk does not get to `level`. */
+  readEntry(cpu: number, va: bigint, level: EntryLevel | null): EntryView | null;
+  /** False when the walk does not get to `level`. */
+  writeEntry(cpu: number, va: bigint, level: EntryLevel | null, value: bigint): boolean;
+
+  flushTlb(cpu: number, va: bigint | null): void;
+  /** False when the page does not translate now. */
+  keepTlb(cpu: number, va: bigint): boolean;
+
+  /** Return value of a function on the pages of an arena: user address, errno or 0. */
+  pagesCall(cpu: number, call: PagesCall): bigint;
+  /** Runs queued irq_work and work items. */
+  runDeferred(cpu: number): void;
+  /** Return value and text of a read from a program's stream. */
+  streamRead(cpu: number, program: string, streamId: bigint, length: bigint): { ret: bigint; text: string };
+  destroyArena(cpu: number, name: string): void;
+
+  arena(name: string): ArenaView;
+  /** True when an entry maps the scratch page of any arena. */
+  isScratch(entry: bigint): boolean;
+
+  /** Frees the engine. Idempotent. */
+  close(): void;
+}

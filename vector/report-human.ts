@@ -1,0 +1,94 @@
+/** Results for people: a line per fixture, and for each failure what was expected and what came. */
+import type { Formatter } from 'picocolors/types.js';
+import type { Failure } from './checks/failure.js';
+import type { FixtureResult } from './result.js';
+
+/** Colours in use; picocolors makes one that does nothing. */
+export interface Colours {
+  readonly green: Formatter;
+  readonly red: Formatter;
+  readonly yellow: Formatter;
+  readonly dim: Formatter;
+  readonly bold: Formatter;
+}
+
+export interface HumanOptions {
+  readonly colours: Colours;
+  readonly timing: boolean;
+}
+
+/** The lines about one fixture. */
+export function fixtureLines(result: FixtureResult, { colours, timing }: HumanOptions): string[] {
+  const time = timing ? colours.dim(`  ${result.milliseconds.toFixed(1)} ms`) : '';
+  const arch = (result.arch ?? '').padEnd(6);
+  const name = result.name ?? result.file;
+  switch (result.status) {
+    case 'passed':
+      return [`${colours.green('✓')} ${colours.dim(arch)} ${name}${time}`];
+    case 'failed':
+      return [
+        `${colours.red('✗')} ${colours.dim(arch)} ${colours.bold(name)}${time}`,
+        ...result.failures.flatMap((failure) => failureLines(failure, result.file, colours)),
+        '',
+      ];
+    case 'invalid':
+      return [
+        `${colours.red('!')} ${colours.dim(arch)} ${colours.bold(name)}`,
+        ...result.errors.flatMap((error) =>
+          error
+            .format()
+            .split('\n')
+            .map((line) => `    ${line}`),
+        ),
+        '',
+      ];
+  }
+}
+
+function failureLines(failure: Failure, file: string, colours: Colours): string[] {
+  const place = colours.dim(`${file}:${failure.line}:${failure.column}`);
+  const out = [
+    `    ${colours.bold(failure.where)}  ${place}`,
+    `      expected  ${colours.green(failure.expected)}`,
+    `      actual    ${colours.red(failure.actual)}`,
+  ];
+  if (failure.diff !== null) {
+    out.push('      - expected, + actual');
+    out.push(...failure.diff.split('\n').map((line) => `      ${coloured(line, colours)}`));
+  }
+  out.push(...failure.notes.map((note) => `      ${colours.dim(note)}`));
+  return out;
+}
+
+function coloured(line: string, colours: Colours): string {
+  if (line.startsWith('-')) return colours.green(line);
+  if (line.startsWith('+')) return colours.red(line);
+  return colours.dim(line);
+}
+
+/** The last lines: a count per architecture and one for all. */
+export function summaryLines(results: readonly FixtureResult[], { colours, timing }: HumanOptions): string[] {
+  const out: string[] = [''];
+  for (const arch of ['x86-64', 'arm64'] as const) {
+    const mine = results.filter((result) => result.arch === arch);
+    if (mine.length > 0) out.push(`${arch.padEnd(6)}  ${counts(mine, colours)}`);
+  }
+  const total = timing
+    ? colours.dim(`, ${results.reduce((sum, result) => sum + result.milliseconds, 0).toFixed(0)} ms`)
+    : '';
+  const many = `${results.length} fixture${results.length === 1 ? '' : 's'}`;
+  out.push(`${many}: ${counts(results, colours)}${total}`);
+  return out;
+}
+
+function counts(results: readonly FixtureResult[], colours: Colours): string {
+  const count = (status: string): number => results.filter((result) => result.status === status).length;
+  const passed = count('passed');
+  const failed = count('failed');
+  const invalid = count('invalid');
+  return [
+    passed > 0 ? colours.green(`${passed} passed`) : `${passed} passed`,
+    failed > 0 ? colours.red(`${failed} failed`) : `${failed} failed`,
+    ...(invalid > 0 ? [colours.red(`${invalid} invalid`)] : []),
+  ].join(', ');
+}

@@ -1,0 +1,39 @@
+/** Results for programs. The same input gives the same bytes, unless timing is asked for. */
+import type { FixtureResult } from './result.js';
+
+export function jsonReport(results: readonly FixtureResult[], options: { readonly timing: boolean }): string {
+  const count = (status: string): number => results.filter((result) => result.status === status).length;
+  const report = {
+    summary: {
+      fixtures: results.length,
+      passed: count('passed'),
+      failed: count('failed'),
+      invalid: count('invalid'),
+    },
+    fixtures: results.map((result) => ({
+      file: result.file,
+      name: result.name,
+      arch: result.arch,
+      status: result.status,
+      failures: result.failures.map(({ kind, where, line, column, expected, actual, diff, notes }) => ({
+        kind,
+        where,
+        line,
+        column,
+        expected,
+        actual,
+        diff,
+        notes,
+      })),
+      errors: result.errors.map(({ file, line, column, message, hint }) => ({
+        file,
+        line,
+        column,
+        message,
+        hint,
+      })),
+      ...(options.timing ? { milliseconds: Math.round(result.milliseconds * 1000) / 1000 } : {}),
+    })),
+  };
+  return `${JSON.stringify(report, null, 2)}\n`;
+}

@@ -1,0 +1,105 @@
+import { describe, expect, test } from '@jest/globals';
+import pc from 'picocolors';
+import { FakeMachine, fakeFixture, scratchFault } from './fake-machine.js';
+import { FixtureError } from './fixture-error.js';
+import { fixtureLines, summaryLines } from './report-human.js';
+import { jsonReport } from './report-json.js';
+import { exitStatus, type FixtureResult, invalidResult } from './result.js';
+import { runSteps } from './run-steps.js';
+
+const plain = { colours: pc.createColors(false), timing: false };
+
+function ran(body: string, arch: 'x86-64' | 'arm64' = 'x86-64'): FixtureResult {
+  const fixture = fakeFixture(body);
+  const machine = new FakeMachine(scratchFault());
+  const { failures, spans } = runSteps(fixture, machine);
+  return {
+    file: 'dir/fake.yaml',
+    name: fixture.data.name,
+    arch,
+    status: failures.length === 0 ? 'passed' : 'failed',
+    failures,
+    errors: [],
+    events: machine.events,
+    spans,
+    milliseconds: 1.5,
+  };
+}
+
+const passed = ran('steps: [{ call: f }]');
+const failed = ran('steps:\n  - call: f\n    expect: { console: [first line, third line] }', 'arm64');
+const invalid = invalidResult('bad.yaml', [
+  new FixtureError('bad.yaml', { line: 2, column: 3 }, 'what is wrong', 'What is right.', ['', '  here']),
+]);
+
+describe('for people', () => {
+  test('one line for what passed', () => {
+    expect(fixtureLines(passed, plain)).toEqual(['✓ x86-64 fake']);
+    expect(fixtureLines(passed, { ...plain, timing: true })).toEqual(['✓ x86-64 fake  1.5 ms']);
+  });
+
+  test('a failure names the expectation and its place and shows the difference', () => {
+    expect(fixtureLines(failed, plain).join('\n')).toBe(`\
+✗ arm64  fake
+    step 1 expect.console  dir/fake.yaml:8:24
+      expected  first line … (2 lines)
+      actual    first line … (2 lines)
+      - expected, + actual
+        first line
+      - third line
+      + second line
+`);
+  });
+
+  test('bad input shows the line', () => {
+    expect(fixtureLines(invalid, plain).join('\n')).toBe(`\
+!        bad.yaml
+    bad.yaml:2:3: what is wrong
+        2 |   here
+          |   ^
+      What is right.
+`);
+  });
+
+  test('the summary counts per architecture', () => {
+    expect(summaryLines([passed, failed, invalid], plain)).toEqual([
+      '',
+      'x86-64  1 passed, 0 failed',
+      'arm64   0 passed, 1 failed',
+      '3 fixtures: 1 passed, 1 failed, 1 invalid',
+    ]);
+  });
+});
+
+test('for programs: the same every time, without times unless asked', () => {
+  const report = JSON.parse(jsonReport([passed, failed, invalid], { timing: false }));
+  expect(report.summary).toEqual({ fixtures: 3, passed: 1, failed: 1, invalid: 1 });
+  expect(report.fixtures[0]).toEqual({
+    file: 'dir/fake.yaml',
+    name: 'fake',
+    arch: 'x86-64',
+    status: 'passed',
+    failures: [],
+    errors: [],
+  });
+  expect(report.fixtures[1].failures[0]).toMatchObject({
+    kind: 'console',
+    where: 'step 1 expect.console',
+    line: 8,
+    column: 24,
+    diff: '  first line\n- third line\n+ second line',
+  });
+  expect(report.fixtures[2]).toMatchObject({
+    name: null,
+    arch: null,
+    status: 'invalid',
+    errors: [{ file: 'bad.yaml', line: 2, column: 3, message: 'what is wrong', hint: 'What is right.' }],
+  });
+  expect(JSON.parse(jsonReport([passed], { timing: true })).fixtures[0].milliseconds).toBe(1.5);
+});
+
+test('exit status: bad input wins over failures', () => {
+  expect(exitStatus([passed])).toBe(0);
+  expect(exitStatus([passed, failed])).toBe(1);
+  expect(exitStatus([invalid, failed])).toBe(2);
+});

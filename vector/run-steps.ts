@@ -1,0 +1,212 @@
+/** Runs the steps of a fixture on its machine and checks what each of them expects. */
+import type { Event } from '../emu/events.js';
+import { RamError } from '../emu/ram.js';
+import { PageAllocatorError } from '../mm/page_alloc.js';
+import { VmallocError } from '../mm/vmalloc.js';
+import type { Expression } from './bound-expression.js';
+import { checkRun, checkTexts } from './checks/check-run.js';
+import { checkState, requireRegister, wantedBytes } from './checks/check-state.js';
+import { Checks, type Failure } from './checks/failure.js';
+import type { Fixture } from './load.js';
+import { type Machine, MissingArena } from './machine.js';
+import type { StateExpect } from './schema-expect.js';
+import type {
+  AllocStep,
+  CallStep,
+  PagesStep,
+  PteStep,
+  ReadStep,
+  Step,
+  StreamReadStep,
+  TlbStep,
+  UserStep,
+  WriteStep,
+} from './schema-steps.js';
+import type { Path } from './source.js';
+
+/** Events of one step: from `start` up to `end` (exclusive) of the machine's events. */
+export interface StepSpan {
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface StepsResult {
+  readonly failures: readonly Failure[];
+  readonly spans: readonly StepSpan[];
+}
+
+/**
+ * Runs all steps in order, whether or not expectations hold; what must hold at the end is checked last.
+ * Throws a FixtureError for what only the machine can refuse: an unknown register, an unmapped address.
+ */
+export function runSteps(fixture: Fixture, machine: Machine): StepsResult {
+  const runner = new StepRunner(fixture, machine);
+  const spans = fixture.data.steps.map((step, i) => {
+    const start = machine.events.length;
+    placed(fixture, ['steps', i], () => {
+      runner.run(step, ['steps', i]);
+    });
+    return { start, end: machine.events.length };
+  });
+  const { expect } = fixture.data;
+  if (expect !== undefined) {
+    placed(fixture, ['expect'], () => {
+      runner.expectState(expect, ['expect'], 0, machine.events);
+    });
+  }
+  return { failures: runner.checks.failures, spans };
+}
+
+/**
+ * Runs something that belongs to a place of the fixture: what the machine's memory management throws there
+ * (page tables bent by the fixture, ram used up, an arena that is gone) is the fixture's mistake.
+ */
+function placed({ source }: Fixture, path: Path, run: () => void): void {
+  try {
+    run();
+  } catch (error) {
+    const isFixtures =
+      error instanceof MissingArena ||
+      error instanceof RamError ||
+      error instanceof PageAllocatorError ||
+      error instanceof VmallocError;
+    throw isFixtures ? source.at(path, error.message) : error;
+  }
+}
+
+class StepRunner {
+  readonly checks: Checks;
+
+  constructor(
+    readonly fixture: Fixture,
+    readonly machine: Machine,
+  ) {
+    this.checks = new Checks(fixture.source, machine);
+  }
+
+  run(step: Step, path: Path): void {
+    const { machine } = this;
+    const cpu = step.cpu ?? 0;
+    const start = machine.events.length;
+    if ('call' in step || 'user' in step) this.#code(step, path, cpu, start);
+    else if ('kfunc' in step) this.#kfunc(step, path, cpu, start);
+    else if ('kernel' in step) {
+      machine.runDeferred(cpu);
+      this.#expectStep(step.expect, path, cpu, start);
+    } else if ('stream_read' in step) this.#streamRead(step, path, cpu, start);
+    else if ('write' in step) this.#write(step, path, cpu, start);
+    else if ('read' in step) this.#read(step, path, cpu, start);
+    else if ('pte' in step) this.#pte(step, path, cpu, start);
+    else if ('tlb' in step) this.#tlb(step, path, cpu, start);
+    else if ('check' in step) this.expectState(step.check, [...path, 'check'], cpu, machine.events);
+    else {
+      machine.destroyArena(cpu, step.destroy);
+      this.#expectStep(step.expect, path, cpu, start);
+    }
+  }
+
+  expectState(expect: StateExpect, path: Path, cpu: number, events: readonly Event[]): void {
+    checkState(this.checks, expect, path, cpu);
+    checkTexts(this.checks, expect, path, events);
+  }
+
+  #expectStep(expect: StateExpect | undefined, path: Path, cpu: number, start: number): void {
+    if (expect === undefined) return;
+    this.expectState(expect, [...path, 'expect'], cpu, this.machine.events.slice(start));
+  }
+
+  #code(step: CallStep | UserStep, path: Path, cpu: number, start: number): void {
+    const { machine } = this;
+    const registers = new Map<string, bigint>();
+    for (const [name, value] of Object.entries(step.registers ?? {})) {
+      requireRegister(this.checks, name, [...path, 'registers', name]);
+      registers.set(name, value.value(machine.scope));
+    }
+    const outcome =
+      'call' in step
+        ? machine.call(cpu, step.call.value(machine.scope), registers, {
+            in_interrupt: step.context?.in_interrupt ?? 0,
+            pagefault_disabled: step.context?.pagefault_disabled ?? 0,
+          })
+        : machine.user(cpu, step.user.value(machine.scope), registers);
+    const events = machine.events.slice(start);
+    checkRun(this.checks, step.expect, [...path, 'expect'], outcome, events);
+    if (step.expect !== undefined) checkState(this.checks, step.expect, [...path, 'expect'], cpu);
+  }
+
+  #kfunc(step: AllocStep | PagesStep, path: Path, cpu: number, start: number): void {
+    const { scope } = this.machine;
+    const value = (expression: Expression | undefined, otherwise: bigint): bigint =>
+      expression === undefined ? otherwise : expression.value(scope);
+    const { args } = step;
+    const isPages = 'ptr' in args;
+    const ret = this.machine.pagesCall(cpu, {
+      fn: step.kfunc,
+      arena: args.map,
+      address: value(isPages ? args.ptr : args.addr, 0n),
+      page_cnt: value(args.page_cnt, 1n),
+      node_id: value(isPages ? undefined : args.node_id, BigInt.asUintN(64, -1n)),
+      flags: value(isPages ? undefined : args.flags, 0n),
+    });
+    this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, ret);
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #streamRead(step: StreamReadStep, path: Path, cpu: number, start: number): void {
+    const { scope } = this.machine;
+    const { program, stream_id, length } = step.stream_read;
+    const result = this.machine.streamRead(
+      cpu,
+      program,
+      stream_id === undefined ? 2n : stream_id.value(scope),
+      length === undefined ? 4096n : length.value(scope),
+    );
+    this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, result.ret);
+    this.checks.text('text', [...path, 'expect', 'text'], step.expect?.text, result.text);
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #write(step: WriteStep, path: Path, cpu: number, start: number): void {
+    const [, bytes] = wantedBytes(this.checks, step.write);
+    const at = step.write.at.value(this.machine.scope);
+    if (!this.machine.writeMemory(cpu, at, bytes)) {
+      throw step.write.at.error(`${this.checks.shown(at)} is not mapped: nothing can be written there`);
+    }
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #read(step: ReadStep, path: Path, cpu: number, start: number): void {
+    const at = step.read.at.value(this.machine.scope);
+    const bytes = this.machine.readMemory(cpu, at, step.read.size ?? 8);
+    if (bytes === null) {
+      throw step.read.at.error(`${this.checks.shown(at)} is not mapped: nothing can be read there`);
+    }
+    const value = bytes.reduceRight((sum, byte) => (sum << 8n) | BigInt(byte), 0n);
+    this.checks.number('value', [...path, 'expect', 'value'], step.expect?.value, value);
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #pte(step: PteStep, path: Path, cpu: number, start: number): void {
+    const { va, level, value } = step.pte;
+    const at = va.value(this.machine.scope);
+    if (!this.machine.writeEntry(cpu, at, level ?? null, value.value(this.machine.scope))) {
+      throw va.error(`${this.checks.shown(at)} has no entry at level ${level}: the tables end above it`);
+    }
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #tlb(step: TlbStep, path: Path, cpu: number, start: number): void {
+    const { scope } = this.machine;
+    if ('keep' in step.tlb) {
+      const va = step.tlb.keep.value(scope);
+      if (!this.machine.keepTlb(cpu, va)) {
+        throw step.tlb.keep.error(
+          `${this.checks.shown(va)} does not translate now: there is nothing that a TLB could keep`,
+        );
+      }
+    } else {
+      this.machine.flushTlb(cpu, step.tlb.flush === 'all' ? null : step.tlb.flush.value(scope));
+    }
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+}

@@ -1,0 +1,222 @@
+/** The steps of a fixture. What kind a step is shows in the one key that names it. */
+import { z } from 'zod';
+import { callExpect, readExpect, runExpect, stateExpect, textExpect } from './schema-expect.js';
+import { expression, expressionOf, level, registers, widths } from './schema-values.js';
+
+const common = {
+  name: z.string().optional().describe('What the step is for; reports show it.'),
+  cpu: z.int().min(0).max(7).optional().describe('CPU that does it; 0 if left out.'),
+};
+
+const context = z
+  .strictObject({
+    in_interrupt: z.int().min(0).max(3).optional().describe('Depth of interrupt context.'),
+    pagefault_disabled: z.int().min(0).max(100).optional().describe('Depth of pagefault_disable().'),
+  })
+  .optional()
+  .describe('State of the task while the code runs.');
+
+const call = z
+  .strictObject({
+    call: expressionOf('Code to run in kernel mode: a symbol, or an address.'),
+    ...common,
+    registers: registers.optional().describe('Registers before the first instruction.'),
+    context,
+    expect: runExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Runs kernel code on the kernel stack until it returns.');
+
+const user = z
+  .strictObject({
+    user: expressionOf('Code to run in user mode: a symbol of section user, or an address.'),
+    ...common,
+    registers: registers.optional().describe('Registers before the first instruction.'),
+    expect: runExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Runs user code on the user stack until it returns.');
+
+const map = z.string().describe('Name of the arena.');
+const allocArgs = z.strictObject({
+  map,
+  addr: expressionOf('User address wanted; 0 or nothing lets the kernel choose.').optional(),
+  page_cnt: expressionOf('Pages; 1 if left out.').optional(),
+  node_id: expressionOf('NUMA node; -1 (any) if left out.').optional(),
+  flags: expressionOf('Must be 0 for the kernel to accept it.').optional(),
+});
+const pagesArgs = z.strictObject({
+  map,
+  ptr: expressionOf('User address of the first page.'),
+  page_cnt: expressionOf('Pages; 1 if left out.').optional(),
+});
+
+export const ALLOC_FUNCTIONS = [
+  'bpf_arena_alloc_pages',
+  'bpf_arena_alloc_pages_non_sleepable',
+  'bpf_arena_alloc_pages_sleepable',
+] as const;
+export const PAGES_FUNCTIONS = [
+  'bpf_arena_free_pages',
+  'bpf_arena_free_pages_non_sleepable',
+  'bpf_arena_reserve_pages',
+] as const;
+export const KFUNCS = [...ALLOC_FUNCTIONS, ...PAGES_FUNCTIONS] as const;
+
+const alloc = z
+  .strictObject({
+    kfunc: z.enum(ALLOC_FUNCTIONS).describe('Function to call.'),
+    ...common,
+    args: allocArgs.describe('Its arguments.'),
+    expect: callExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Calls an allocating function of the arena. It returns a user address, or 0.');
+
+const pages = z
+  .strictObject({
+    kfunc: z.enum(PAGES_FUNCTIONS).describe('Function to call.'),
+    ...common,
+    args: pagesArgs.describe('Its arguments.'),
+    expect: callExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Frees or reserves pages of an arena.');
+
+export const KERNEL_WORK = ['run_deferred'] as const;
+const kernel = z
+  .strictObject({
+    kernel: z.enum(KERNEL_WORK).describe('run_deferred: queued irq_work and work items run now.'),
+    ...common,
+    expect: stateExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Lets the kernel do what it has put off.');
+
+const streamRead = z
+  .strictObject({
+    stream_read: z
+      .strictObject({
+        program: z.string().describe('Name of the program.'),
+        stream_id: expressionOf('1 is stdout, 2 is stderr; 2 if left out.').optional(),
+        length: expressionOf('Size of the buffer in bytes; 4096 if left out.').optional(),
+      })
+      .describe('From which stream, and how much.'),
+    ...common,
+    expect: textExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('BPF_PROG_STREAM_READ_BY_FD. Reading consumes.');
+
+const write = z
+  .strictObject({
+    write: z.strictObject({ at: expressionOf('Virtual address.'), ...widths }).describe('Where and what.'),
+    ...common,
+    expect: stateExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Stores into memory through the page tables, whatever the rights; raises no fault.');
+
+const read = z
+  .strictObject({
+    read: z
+      .strictObject({
+        at: expressionOf('Virtual address.'),
+        size: z
+          .union([z.literal(1), z.literal(2), z.literal(4), z.literal(8)])
+          .optional()
+          .describe('Bytes; 8 if left out.'),
+      })
+      .describe('Where and how much.'),
+    ...common,
+    expect: readExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Reads memory through the page tables, whatever the rights; raises no fault.');
+
+const pte = z
+  .strictObject({
+    pte: z
+      .strictObject({
+        va: expressionOf('Virtual address that the entry translates.'),
+        level: level.optional(),
+        value: expressionOf('The new entry. mk_pte(pa, PAGE_KERNEL), pte(va) and phys(va) help.'),
+      })
+      .describe('The entry and its new value.'),
+    ...common,
+    expect: stateExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Stores a page-table entry as it is. No TLB is flushed: that is a step of its own.');
+
+const tlb = z
+  .strictObject({
+    tlb: z
+      .union([
+        z.strictObject({
+          flush: z
+            .union([z.literal('all'), expression])
+            .describe("Drops translations from this CPU's TLB: all, or those of the page at an address."),
+        }),
+        z.strictObject({
+          keep: expressionOf(
+            "This CPU's TLB keeps the page's translation as it is now, whatever becomes of the tables, until flushed.",
+          ),
+        }),
+      ])
+      .describe('flush or keep.'),
+    ...common,
+    expect: stateExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Does something to the TLB of one CPU.');
+
+const check = z
+  .strictObject({
+    check: stateExpect.describe('What must hold now; console and streams: of everything so far.'),
+    ...common,
+  })
+  .describe('Looks at the state between steps.');
+
+const destroy = z
+  .strictObject({
+    destroy: z.string().describe('Name of the arena.'),
+    ...common,
+    expect: stateExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Drops the last reference to an arena map: arena_map_free().');
+
+/** Kinds of step by the key that names them; two kinds share `kfunc`. */
+export const STEP_KEYS = [
+  'call',
+  'user',
+  'kfunc',
+  'kernel',
+  'stream_read',
+  'write',
+  'read',
+  'pte',
+  'tlb',
+  'check',
+  'destroy',
+] as const;
+export type StepKey = (typeof STEP_KEYS)[number];
+
+export const step = z.union([
+  call,
+  user,
+  alloc,
+  pages,
+  kernel,
+  streamRead,
+  write,
+  read,
+  pte,
+  tlb,
+  check,
+  destroy,
+]);
+
+export type Step = z.output<typeof step>;
+export type CallStep = z.output<typeof call>;
+export type UserStep = z.output<typeof user>;
+export type AllocStep = z.output<typeof alloc>;
+export type PagesStep = z.output<typeof pages>;
+export type KernelStep = z.output<typeof kernel>;
+export type StreamReadStep = z.output<typeof streamRead>;
+export type WriteStep = z.output<typeof write>;
+export type ReadStep = z.output<typeof read>;
+export type PteStep = z.output<typeof pte>;
+export type TlbStep = z.output<typeof tlb>;
+export type CheckStep = z.output<typeof check>;
+export type DestroyStep = z.output<typeof destroy>;

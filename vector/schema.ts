@@ -1,0 +1,192 @@
+/** The fixture format: one behaviour per file. The published JSON Schema is made from this. */
+import { z } from 'zod';
+import { stateExpect } from './schema-expect.js';
+import { step } from './schema-steps.js';
+import { expression, expressionOf, hexBytes, level, NAME, name, size } from './schema-values.js';
+
+const config = z
+  .strictObject({
+    KFENCE: z.boolean().describe('CONFIG_KFENCE.'),
+    BPF_SYSCALL: z
+      .boolean()
+      .describe('CONFIG_BPF_SYSCALL; off leaves the stub of bpf_arena_handle_page_fault().'),
+    VMAP_STACK: z.boolean().describe('CONFIG_VMAP_STACK.'),
+    UNWINDER: z.enum(['orc', 'frame_pointer']).describe('x86-64: CONFIG_UNWINDER_*.'),
+    PTI: z.boolean().describe('x86-64: page-table isolation is on.'),
+    KPTI: z.boolean().describe('arm64: kernel mappings are not global.'),
+    ARM64_CONTPTE: z
+      .boolean()
+      .describe('arm64: CONFIG_ARM64_CONTPTE; off leaves the stub of ptep_try_set().'),
+    PAN: z.boolean().describe('arm64: PAN.'),
+    SMAP: z.boolean().describe('x86-64: SMAP.'),
+    SMEP: z.boolean().describe('x86-64: SMEP.'),
+    HA: z.boolean().describe('arm64: hardware sets the access flag.'),
+    HD: z.boolean().describe('arm64: hardware manages the dirty state.'),
+    SMP: z.boolean().describe('CONFIG_SMP.'),
+    panic_on_oops: z.boolean().describe('Sysctl kernel.panic_on_oops.'),
+    release: z.string().describe('utsname release.'),
+    version: z.string().describe('First word of the utsname version.'),
+    preempt: z.string().describe('Preemption model as the CPU line prints it.'),
+  })
+  .partial()
+  .describe('Kernel configuration, where it differs from that of a distribution kernel.');
+
+const limits = z
+  .strictObject({
+    instructions: z.int().min(1).max(1_000_000_000).describe('Instructions of one step.'),
+    milliseconds: z.int().min(1).max(600_000).describe('Wall-clock time of one step.'),
+    refaults: z.int().min(2).max(100_000).describe('Faults without progress before it is a livelock.'),
+  })
+  .partial()
+  .describe('When code that does not end is stopped.');
+
+const task = z
+  .strictObject({
+    comm: z.string().max(15).describe('Name; the kernel keeps 15 characters.'),
+    pid: z.int().min(0).max(4_194_304).describe('Process id.'),
+    uid: z.int().min(0).max(4_294_967_295).describe('Effective user id.'),
+  })
+  .partial()
+  .describe('The task that runs the code: current.');
+
+const arena = z
+  .strictObject({
+    max_entries: expressionOf('Pages.'),
+    map_extra: expressionOf('user_vm_start; 0 leaves it open until the first mmap.').optional(),
+    flags: expressionOf('map_flags; BPF_F_MMAPABLE (0x400) if left out.').optional(),
+    at: expressionOf(
+      'Address of the vmalloc area (kern_vm->addr); the next free one if left out.',
+    ).optional(),
+    expect: expressionOf('The errno with which the kernel refuses to create it, e.g. -E2BIG.').optional(),
+  })
+  .describe('A map of type BPF_MAP_TYPE_ARENA.');
+
+const program = z
+  .strictObject({
+    arena: z.string().optional().describe('The arena it uses.'),
+    tag: z
+      .string()
+      .regex(/^[0-9a-f]{16}$/, { error: 'a tag is 16 lower-case hexadecimal digits' })
+      .optional()
+      .describe('Tag in its symbol, bpf_prog_<tag>_<name>; made from the name if left out.'),
+    subprogram_of: z.string().optional().describe('The main program that it belongs to.'),
+    lines: z
+      .array(
+        z.strictObject({
+          at: expressionOf('Label in its code from which the line counts.'),
+          file: z.string().describe('Source file; folders are not printed.'),
+          line: z.int().min(0).max(4_194_303).describe('Line number.'),
+          text: z.string().describe('The source line.'),
+        }),
+      )
+      .optional()
+      .describe('Source lines for stack dumps.'),
+  })
+  .describe('A BPF program.');
+
+const extable = z
+  .strictObject({
+    insn: expressionOf('Label of the instruction that may fault.'),
+    type: z.string().describe('Type without its prefix EX_TYPE_: BPF, UACCESS, DEFAULT, KACCESS_ERR_ZERO, …'),
+    fixup: expressionOf('Label to go on at; not used by BPF.').optional(),
+    clear: z.string().optional().describe('BPF: register to clear, for a load. Left out for a store.'),
+    arena: z
+      .strictObject({
+        register: z.string().describe('Register that holds the 32-bit arena address.'),
+        offset: z.int().min(-32768).max(32767).describe('Offset of the instruction, 16 bits signed.'),
+      })
+      .optional()
+      .describe('BPF: the access is to arena memory.'),
+    data: z
+      .record(z.string(), z.union([z.string(), z.int()]).transform(String))
+      .optional()
+      .describe('Other data of the type, e.g. { err: x0, zero: x1 } or { reg: rax, imm: -14 }.'),
+  })
+  .describe('An exception-table entry.');
+
+const text = z
+  .strictObject({
+    symbol: name.describe('Name of the function.'),
+    program: z.string().optional().describe('The BPF program whose image this is; kernel text if left out.'),
+    section: z.enum(['kernel', 'user']).optional().describe('kernel if left out.'),
+    at: expressionOf('section user: address, page aligned. Chosen if left out.').optional(),
+    asm: z
+      .string()
+      .describe(
+        'One instruction or label (`loop:`) per line; Intel syntax on x86-64. A line may carry its bytes in front, ' +
+          'as objdump prints them: then the bytes count and the text is checked. `kfault fmt` writes them.',
+      ),
+    extable: z.array(extable).optional().describe('Exception-table entries of its instructions.'),
+  })
+  .describe('A function.');
+
+const data = z
+  .strictObject({
+    symbol: name.describe('Name of its first byte.'),
+    size: size.optional().describe('Bytes, e.g. 64 or 4KiB; as much as is given if left out.'),
+    bytes: hexBytes.optional(),
+    words: z.array(expression).optional().describe('64-bit words from the start.'),
+    where: z
+      .enum(['vmalloc', 'linear', 'user'])
+      .optional()
+      .describe('vmalloc area (if left out), direct map, or user memory.'),
+    prot: z.enum(['rw', 'ro', 'rx', 'rwx']).optional().describe('rw if left out.'),
+    at: expressionOf('Address, page aligned. Chosen if left out.').optional(),
+  })
+  .describe('Pages with data in them.');
+
+const pte = z
+  .strictObject({
+    va: expressionOf('Virtual address that the entry translates.'),
+    level: level.optional(),
+    value: expressionOf('The entry.'),
+    cpu: z.int().min(0).max(7).optional().describe('CPU whose tables are meant; 0 if left out.'),
+  })
+  .describe('A page-table entry stored before the first step.');
+
+export const fixture = z
+  .strictObject({
+    name: z
+      .string()
+      .min(1, { error: 'the name is empty' })
+      .max(200)
+      .describe('The behaviour, in one sentence.'),
+    description: z.string().optional().describe('Anything else worth knowing.'),
+    arch: z.enum(['x86-64', 'arm64']).describe('Architecture.'),
+    ram: size.optional().describe('Size of the ram, e.g. 128MiB; enough for a few arenas if left out.'),
+    cpus: z.int().min(1).max(8).optional().describe('CPUs; 1 if left out.'),
+    config: config.optional(),
+    limits: limits.optional(),
+    task: task.optional(),
+    arenas: z.record(name, arena).optional().describe('Arenas by name, created in this order.'),
+    programs: z.record(name, program).optional().describe('BPF programs by name.'),
+    text: z.array(text).optional().describe('Functions.'),
+    data: z.array(data).optional().describe('Data.'),
+    ptes: z.array(pte).optional().describe('Page-table entries stored before the first step.'),
+    steps: z
+      .array(step)
+      .min(1, { error: 'a fixture has at least one step' })
+      .describe('What happens, in order.'),
+    expect: stateExpect
+      .optional()
+      .describe('What must hold at the end. Console and streams: of the whole run.'),
+  })
+  .describe('A kfault fixture: code, page tables and what the kernel makes of them.');
+
+export type FixtureData = z.output<typeof fixture>;
+export type ArenaData = z.output<typeof arena>;
+export type ProgramData = z.output<typeof program>;
+export type TextData = z.output<typeof text>;
+export type DataData = z.output<typeof data>;
+export type ExtableData = z.output<typeof extable>;
+
+export { NAME };
+
+/** Where the published schema says it lives. */
+export const SCHEMA_FILE = 'docs/fixture.schema.json';
+
+/** The JSON Schema (draft 2020-12) of a fixture, for editors. */
+export function jsonSchema(): Record<string, unknown> {
+  const schema = z.toJSONSchema(fixture, { io: 'input', target: 'draft-2020-12' });
+  return { ...schema, title: 'kfault fixture' };
+}
