@@ -59,7 +59,6 @@ export class Kallsyms {
     this.#symbols.splice(at, 0, symbol);
     this.#starts.splice(at, 0, start);
     if (!this.#byName.has(symbol.name)) this.#byName.set(symbol.name, symbol);
-    this.#last = null;
     if (symbol.kind === 'text') this.#extendText(start, end);
   }
 

@@ -3,6 +3,7 @@
  * kernel/exit.c (bpf-next merge 8496d9020ff3).
  *
  * Left out: kdump, reboot, PF_EXITING, ratelimits, the stop of other CPUs (arm64 says so on the console),
+ * the stack dump of a panic outside of an oops,
  * and in a WARN the registers and the trace of its own site, which is host code here: of show_regs() only
  * the CPU line and its followers are printed.
  */

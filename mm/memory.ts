@@ -1,6 +1,6 @@
 /** The memory management of one machine: what mm/, bpf/ and boot/ hand around. */
 import type { AddressLayout, Pgtable, ThisCpu } from '../arch/arch.js';
-import { type mm_struct, PAGE_SIZE } from '../arch/kernel.js';
+import type { mm_struct } from '../arch/kernel.js';
 import type { Ram } from '../emu/ram.js';
 import { PageAllocator, PageAllocatorError } from './page_alloc.js';
 import { TableEntries } from './table_entries.js';
@@ -44,19 +44,4 @@ export class Memory {
     this.sharedRoot = layout.user.end <= 1n << 47n;
     this.entries = new TableEntries(pgtable);
   }
-}
-
-/** Physical address of the direct-map address `va`: __pa() of an address in the direct map. */
-export function __pa(memory: Memory, va: bigint): number {
-  return memory.layout.physBase + Number(va - memory.layout.directMap);
-}
-
-/** Direct-map address of a physical address: __va(). */
-export function __va(memory: Memory, pa: number): bigint {
-  return memory.layout.directMap + BigInt(pa - memory.layout.physBase);
-}
-
-/** Size rounded up to whole pages. */
-export function PAGE_ALIGN(size: number): number {
-  return Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
 }

@@ -7,7 +7,7 @@
  * never handed out. The frame at physical address 0 is never handed out, so that 0 can mean "none".
  */
 import type { ThisCpu } from '../arch/arch.js';
-import { PAGE_SHIFT, PAGE_SIZE } from '../arch/kernel.js';
+import { PAGE_SIZE } from '../arch/kernel.js';
 import { hex } from '../emu/address.js';
 import type { Ram } from '../emu/ram.js';
 
@@ -282,9 +282,4 @@ export class PageAllocator {
     const owner = this.#owners[this.#owner[index] ?? 0] ?? '';
     throw new PageAllocatorError(`page ${hex(pa)} is ${what}, but is free; last owner: ${owner}`);
   }
-}
-
-/** page_to_pfn() of a frame. */
-export function page_to_pfn(pa: number): number {
-  return pa / 2 ** PAGE_SHIFT;
 }

@@ -1,7 +1,7 @@
 /**
  * The engine's folder: is what stands there whole, and how something gets there in one move.
  *
- *   .engine/unicorn-<version>/                     library, installed.json, what the wheel says of itself
+ *   .engine/unicorn-<version>/                     library, wheel, installed.json, what the wheel says of itself
  *   .engine/.setup-<host>-<pid>-<random>/          one running set-up, or what is left of a killed one
  */
 import { createHash } from 'node:crypto';
@@ -23,7 +23,12 @@ export interface Stamp {
   readonly size: number;
   /** Of the library. */
   readonly sha256: string;
+  /** File name under which the wheel itself is kept. */
+  readonly kept: string;
 }
+
+/** The wheel is kept: the benchmarks take its Python binding out of it, to compare with. */
+export const WHEEL_NAME = 'unicorn.whl';
 
 export const STAMP_NAME = 'installed.json';
 

@@ -41,6 +41,7 @@ describe('setupEngine', () => {
       'METADATA',
       'installed.json',
       'libunicorn.so.2',
+      'unicorn.whl',
     ]);
     expect(bed.engineNames()).toEqual(['unicorn-2.1.4']);
   });

@@ -18,6 +18,7 @@ import {
   sha256,
   stampText,
   sweep,
+  WHEEL_NAME,
   writeDurably,
 } from './installed.js';
 import { downloadWheel, findPython, WRONG_HASH_TODO } from './python.js';
@@ -187,6 +188,7 @@ function targetOf({ platform, pins, root }: Setup): Target {
     library: basename(pin.member),
     size: pin.librarySize,
     sha256: pin.librarySha256,
+    kept: WHEEL_NAME,
   };
   const folder = join(root, ENGINE_FOLDER);
   return { pin, stamp, folder, library: join(folder, stamp.library) };
@@ -233,6 +235,7 @@ async function unpack(wheel: Buffer, pin: EnginePin, stamp: Stamp, stage: string
   if (library === undefined) throw badWheel(`The pinned wheel has no ${pin.member}.`);
   expectHash('library', library, pin.librarySha256);
   await writeDurably(join(stage, stamp.library), library);
+  await writeDurably(join(stage, WHEEL_NAME), wheel);
   await writeDurably(join(stage, STAMP_NAME), stampText(stamp));
 }
 

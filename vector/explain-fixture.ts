@@ -1,4 +1,5 @@
 /** `kfault explain`: runs a fixture and tells the story of its faults, step by step. */
+import { bytesText } from '../emu/assembler/source.js';
 import type { Engine } from '../emu/cpu.js';
 import { instructionText, loadDisassembler } from '../emu/disassembler.js';
 import { buildMachine } from './build-machine.js';
@@ -71,8 +72,7 @@ export async function explainFixture(
         symbolize: (target) => machine.nameOf(target),
       });
       if (instruction === undefined) return null;
-      const shown = Array.from(instruction.bytes, (byte) => byte.toString(16).padStart(2, '0'));
-      return `${shown.join(' ')}   ${instructionText(instruction)}`;
+      return `${bytesText(data.arch, instruction.bytes)}   ${instructionText(instruction)}`;
     }
     return null;
   }

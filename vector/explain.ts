@@ -5,6 +5,7 @@
 import type { Arch } from '../arch/arch.js';
 import { hex, hex16 } from '../emu/address.js';
 import { type Event, isPrimitive, type Primitive } from '../emu/events.js';
+import { errnoName } from '../kernel/errno.js';
 import { outcomeText, primitiveText } from './checks/check-run.js';
 import { type FaultStory, faultStories, resolvedBy } from './fault-story.js';
 
@@ -98,14 +99,14 @@ function tree(events: readonly Event[]): string[] {
         const at = stack.lastIndexOf(event.fn);
         if (at >= 0) stack.length = at;
         const { value } = event;
-        const returned = value === undefined || !isPrimitive(value) ? '' : ` = ${valueText(value)}`;
+        const returned = value === undefined || !isPrimitive(value) ? '' : ` = ${resultText(value)}`;
         const before = events[i - 1];
         if (before?.type === 'enter' && before.fn === event.fn) out[out.length - 1] += returned;
         else if (returned !== '') out.push(`${indent()}  return${returned.replace(' =', '')}`);
         break;
       }
       case 'decide':
-        out.push(...wrap(`${indent()}? ${event.test}  ${valueText(event.value)}`, `${indent()}  `));
+        out.push(...wrap(`${indent()}? ${event.test}  ${resultText(event.value)}`, `${indent()}  `));
         break;
       default:
         out.push(...effect(event).map((line) => `${indent()}${line}`));
@@ -165,6 +166,12 @@ function argumentsText(names: readonly string[], args: readonly unknown[]): stri
       return value === undefined || !isPrimitive(value) ? [] : [`${name}=${valueText(value)}`];
     })
     .join(', ');
+}
+
+/** A result or a decision: negative ones that are errnos by their names. */
+function resultText(value: Primitive): string {
+  const name = typeof value === 'number' && value < 0 ? errnoName(value) : null;
+  return name === null ? valueText(value) : `-${name}`;
 }
 
 /** Numbers small enough to be counts or errnos in decimal, others in hexadecimal. */

@@ -8,7 +8,7 @@
 import { hex } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ExtableSpec, ThisCpu } from '../arch.js';
-import type { ExtableHit } from '../kernel.js';
+import { type ExtableHit, TaskDead } from '../kernel.js';
 import { wnr } from './esr.js';
 import type { Arm64PtRegs } from './regs.js';
 
@@ -159,8 +159,12 @@ export const fixup_exception = port(
       case EX_TYPE_LOAD_UNALIGNED_ZEROPAD:
         return yield* ex_handler_load_unaligned_zeropad(here, ex, regs);
       default:
-        // BUG(): the BRK exception that it raises is not modelled; it would end in this oops.
-        return here.kernel.panic(here, `Unknown exception table type ${ex.type}`);
+        // BUG(): the BRK exception that it raises is not modelled.
+        throw new TaskDead({
+          kind: 'stopped',
+          why: `BUG() in fixup_exception(): type ${ex.type} of an exception-table entry is not handled`,
+          pc: regs.pc,
+        });
     }
   },
 );

@@ -31,7 +31,7 @@ export const RAM_BASE = 0x4000_0000;
 export const RAM_SIZE = 4 << 20;
 export const SENTINEL = 0xffff_8000_80ff_f010n;
 
-/** Kernel code, and the page of the specification's examples. */
+/** Kernel code, and an address of a page that is missing until a test maps it. */
 export const TEXT = 0xffff_8000_8001_0000n;
 export const K = 0xffff_8001_2345_6008n;
 export const STACK = 0xffff_8000_8100_8000n;

@@ -17,10 +17,10 @@ import {
   EXCEPTION_SYSENTER,
 } from '../../emu/cpu.js';
 import type { AccessType } from '../../emu/events.js';
-import type { Path } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import type { Resumption, ThisCpu, Translation } from '../arch.js';
 import { exc_page_fault } from './fault.js';
-import { interruptedInstruction, registersOf } from './instruction-at.js';
+import { registersOf } from './instruction-at.js';
 import { mmuOf, type X86Mmu } from './mmu.js';
 import { PT_REGS_SIZE, X86_EFLAGS_AC, type X86PtRegs } from './regs.js';
 import { exc_double_fault, exc_general_protection, exc_stack_segment } from './traps.js';
@@ -52,16 +52,17 @@ const VECTORS: readonly string[] = [
   '#XM SIMD floating-point exception',
 ];
 
-export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
+export function handleStop(here: ThisCpu, stop: CpuStop): Delegate<Resumption> {
+  const { trace } = here;
   switch (stop.kind) {
     case 'miss':
-      return yield* takeMiss(here, stop.va, stop.access);
+      return takeMiss(here, stop.va, stop.access);
     case 'exception':
-      return stopped(here, describeException(stop.number));
+      return trace.immediate(stopped(here, describeException(stop.number)));
     case 'invalid-instruction':
-      return stopped(here, 'an instruction that this CPU does not have (#UD)');
+      return trace.immediate(stopped(here, 'an instruction that this CPU does not have (#UD)'));
     case 'halt':
-      return stopped(here, 'hlt: no interrupt will ever come');
+      return trace.immediate(stopped(here, 'hlt: no interrupt will ever come'));
     case 'cache-op':
     case 'exit':
     case 'count':
@@ -98,7 +99,7 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
   try {
     const address = toSigned(va);
     if (!isCanonical(address)) return yield* takeNonCanonical(here, mmu, regs, va, accessType(asked));
-    return yield* takePageFault(here, mmu, regs, va, address, hardwareAccess(here, regs, va, asked));
+    return yield* takePageFault(here, mmu, regs, va, address, hardwareAccess(here, mmu, regs, va, asked));
   } finally {
     here.regs = outer;
     mmu.irqsDisabled = outerIrqs;
@@ -107,9 +108,15 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
 }
 
 /** What hardware calls the access: the engine asks for the read of a read-modify-write first. */
-function hardwareAccess(here: ThisCpu, regs: X86PtRegs, va: bigint, asked: AccessCode): AccessType {
+function hardwareAccess(
+  here: ThisCpu,
+  mmu: X86Mmu,
+  regs: X86PtRegs,
+  va: bigint,
+  asked: AccessCode,
+): AccessType {
   if (asked !== ACCESS_READ) return accessType(asked);
-  const insn = interruptedInstruction(here, regs);
+  const insn = mmu.faulting.at(regs.ipSigned);
   return insn?.isWriteAt(va, registersOf(here, regs)) === true ? 'write' : 'read';
 }
 
@@ -162,7 +169,7 @@ function* takeNonCanonical(
 ): Path<Resumption> {
   const { trace, cpu } = here;
   const user = regs.user_mode;
-  const insn = asked === 'fetch' ? null : interruptedInstruction(here, regs);
+  const insn = asked === 'fetch' ? null : mmu.faulting.at(regs.ipSigned);
   const registers = registersOf(here, regs);
   const write = asked === 'read' && insn?.isWriteAt(va, registers) === true;
   const access = write ? 'write' : asked;

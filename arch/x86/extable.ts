@@ -20,7 +20,7 @@ import {
   EX_TYPE,
   exTypeName,
 } from './extable-format.js';
-import { decoderOf, registersOf } from './instruction-at.js';
+import { registersOf } from './instruction-at.js';
 import { mmuOf } from './mmu.js';
 import { ENCODED_REGISTERS, regsOffset, type X86PtRegs } from './regs.js';
 
@@ -167,8 +167,8 @@ function ex_handler_zeropad(
 ): boolean {
   const len = u64(ex_fixup_addr(e) - regs.ip);
   if (len > 15n) return false;
-  const { decoder, bytes } = decoderOf(here, regs);
-  const insn = decoder.decode(bytes);
+  const mmu = mmuOf(here);
+  const insn = mmu.faulting.at(regs.ipSigned);
   if (insn === null || BigInt(insn.length) !== len) return false;
   const operand = insn.mnemonic === 'mov' ? insn.memory[0] : undefined;
   if (operand === undefined || operand.access !== 'read' || operand.size !== 8) return false;
@@ -176,7 +176,7 @@ function ex_handler_zeropad(
   const offset = address & 7n;
   const aligned = address & ~7n;
   if (fault_addr !== aligned + 8n) return false;
-  const pa = mmuOf(here).peek(aligned);
+  const pa = mmu.peek(aligned);
   if (pa < 0) return false;
   regs.setAtOffset(ex_reg(e), here.ram.readU64(pa) >> (8n * offset));
   return ex_handler_default(e, regs);

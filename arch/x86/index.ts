@@ -72,8 +72,6 @@ export const x86: Arch = {
     'r13',
     'r14',
     'r15',
-    'rip',
-    'rflags',
   ],
   returnRegister: 'rax',
   pcRegister: 'rip',

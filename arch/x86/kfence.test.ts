@@ -9,7 +9,7 @@ describe('kfence_protect_page', () => {
     [0x8000000003e00163n, 0x800ffffffc1ff162n],
     [0x8000000003e92163n, 0x800ffffffc16d162n],
     [0x8000000003e93163n, 0x800ffffffc16c162n],
-  ])('clears P and inverts the frame, and back: %x', (present, hidden) => {
+  ])('clears P and inverts the frame, and back (%#)', (present, hidden) => {
     const machine = testMachine();
     const { here, ram, cpu } = machine;
     const pte = machine.map(POOL, present);

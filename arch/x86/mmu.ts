@@ -18,7 +18,7 @@ import type { AccessType, WalkLevel } from '../../emu/events.js';
 import type { Trace } from '../../emu/path.js';
 import type { Ram } from '../../emu/ram.js';
 import type { Mmu, ThisCpu, Translation } from '../arch.js';
-import { X86Decoder } from './instruction.js';
+import { FaultingInstructions } from './instruction-at.js';
 import { SAVED_REGISTERS, X86PtRegs } from './regs.js';
 import {
   A,
@@ -64,7 +64,7 @@ export class X86Mmu implements Mmu {
   /** Exceptions being handled on this CPU, one inside the other. */
   nesting = 0;
 
-  #decoder: X86Decoder | null = null;
+  #faulting: FaultingInstructions | null = null;
   readonly #ram: Ram;
   readonly #control: Control;
   readonly #walker: Walker;
@@ -109,9 +109,9 @@ export class X86Mmu implements Mmu {
   }
 
   /** What decodes the instructions that fault on this CPU. */
-  get decoder(): X86Decoder {
-    this.#decoder ??= new X86Decoder();
-    return this.#decoder;
+  get faulting(): FaultingInstructions {
+    this.#faulting ??= new FaultingInstructions(this.#ram, this);
+    return this.#faulting;
   }
 
   fill(va: number | bigint, access: AccessCode): number {
@@ -257,7 +257,7 @@ export class X86Mmu implements Mmu {
 
   #halves(level: number): bigint {
     const { entryLo, entryHi } = this.#walker;
-    return (BigInt(entryHi[level] ?? 0) << 32n) | BigInt(entryLo[level] ?? 0);
+    return (BigInt((entryHi[level] ?? 0) >>> 0) << 32n) | BigInt((entryLo[level] ?? 0) >>> 0);
   }
 
   #pinned(va: number): Pin | null {

@@ -10,7 +10,7 @@ import type { ThisCpu } from '../arch.js';
 import { KERN_EMERG, KERN_INFO, SI_KERNEL, SIGBUS, SIGSEGV, TaskDead } from '../kernel.js';
 import { die, die_addr } from './dumpstack.js';
 import { fixup_exception, X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_SS } from './extable.js';
-import { interruptedInstruction, registersOf } from './instruction-at.js';
+import { registersOf } from './instruction-at.js';
 import { machineOf } from './machine.js';
 import { mmuOf } from './mmu.js';
 import { X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
@@ -44,7 +44,7 @@ interface KernelExcHint {
 
 /** get_kernel_exc_address(): what the memory operand tells about the reason; null when there is none. */
 function get_kernel_exc_address(here: ThisCpu, regs: X86PtRegs): KernelExcHint | null {
-  const insn = interruptedInstruction(here, regs);
+  const insn = mmuOf(here).faulting.at(regs.ipSigned);
   const operand = insn?.memory.find((candidate) => !candidate.scattered);
   if (insn === null || operand === undefined) return null;
   const addr = operand.address(registersOf(here, regs));

@@ -110,17 +110,18 @@ export class Walker {
   depth = 0;
   /** Physical addresses and halves of the entries read. */
   readonly entryPa = new Float64Array(4);
-  readonly entryLo = new Uint32Array(4);
-  readonly entryHi = new Uint32Array(4);
+  readonly entryLo = new Int32Array(4);
+  readonly entryHi = new Int32Array(4);
 
-  readonly #words: Uint32Array;
+  /** The ram as signed halves: they are small integers to the JavaScript engine. */
+  readonly #words: Int32Array;
   readonly #base: number;
 
   constructor(
     ram: Ram,
     readonly control: Control,
   ) {
-    this.#words = ram.words32;
+    this.#words = new Int32Array(ram.words32.buffer, ram.words32.byteOffset, ram.words32.length);
     this.#base = ram.base;
   }
 
@@ -129,60 +130,55 @@ export class Walker {
    * @param va signed number
    */
   walk(va: number): WalkEnd {
-    const { control, entryPa, entryLo, entryHi } = this;
+    const { entryPa, entryLo, entryHi } = this;
+    const { reserved, nxe, root } = this.control;
     const words = this.#words;
-    const lo = va >>> 0;
+    const lo = va | 0;
     const hi = Math.floor(va / TWO_32);
     let rights = RW | US;
     let highs = 0;
     let accessed = A;
-    let table = control.root;
-    for (let level = 0; level < 4; level++) {
-      const index =
-        level === 0
-          ? (hi >>> 7) & 511
-          : level === 1
-            ? ((hi & 0x7f) << 2) | (lo >>> 30)
-            : level === 2
-              ? (lo >>> 21) & 511
-              : (lo >>> 12) & 511;
-      const pa = table + index * 8;
-      const word = (pa - this.#base) / 4;
-      let low = 0xffffffff;
-      let high = 0xffffffff;
-      if (word >= 0 && word < words.length) {
-        low = words[word] ?? 0;
-        high = words[word + 1] ?? 0;
+    let table = root;
+    let index = (hi >>> 7) & 511;
+    for (let level = 0; ; level++) {
+      const word = (table - this.#base) / 4;
+      let low = -1;
+      let high = -1;
+      if (word >= 0 && word + 1024 <= words.length) {
+        const at = (word | 0) + index * 2;
+        low = words[at] ?? 0;
+        high = words[at + 1] ?? 0;
       }
-      entryPa[level] = pa;
+      entryPa[level] = table + index * 8;
       entryLo[level] = low;
       entryHi[level] = high;
       this.depth = level + 1;
       if ((low & P) === 0) return NOT_PRESENT;
-      if ((high & control.reserved) !== 0) return RESERVED;
+      if ((high & reserved) !== 0) return RESERVED;
       rights &= low;
       highs |= high;
       accessed &= low;
       const target = (high & 0xfffff) * TWO_32;
+      if (level < 3 && (low & PS) === 0) {
+        table = target + ((low & 0xfffff000) >>> 0);
+        if (level === 0) index = ((hi & 0x7f) << 2) | (lo >>> 30);
+        else index = (level === 1 ? lo >>> 21 : lo >>> 12) & 511;
+        continue;
+      }
       if (level === 3) {
         this.pa = target + ((low & 0xfffff000) >>> 0);
-      } else if ((low & PS) === 0) {
-        table = target + ((low & 0xfffff000) >>> 0);
-        continue;
-      } else if (level === 0) {
-        return RESERVED;
-      } else if (level === 1) {
-        if ((low & 0x3fffe000) !== 0) return RESERVED;
-        this.pa = target + ((low & 0xc0000000) >>> 0) + (lo & 0x3ffff000);
-      } else {
+      } else if (level === 2) {
         if ((low & 0x001fe000) !== 0) return RESERVED;
         this.pa = target + ((low & 0xffe00000) >>> 0) + (lo & 0x001ff000);
+      } else {
+        if (level === 0 || (low & 0x3fffe000) !== 0) return RESERVED;
+        this.pa = target + ((low & 0xc0000000) >>> 0) + (lo & 0x3ffff000);
       }
       this.dirty = (low & D) !== 0;
       break;
     }
     this.rights = rights;
-    this.executable = (highs & NX_HI) === 0 || !control.nxe;
+    this.executable = highs >= 0 || !nxe;
     this.accessed = accessed !== 0;
     return WALKED;
   }
@@ -234,7 +230,7 @@ export class Walker {
       const low = entryLo[level] ?? 0;
       if (refusal === USER_TO_SUPERVISOR && (low & US) === 0) return level;
       if (refusal === READ_ONLY && (low & RW) === 0) return level;
-      if (refusal === NO_EXECUTE && ((entryHi[level] ?? 0) & NX_HI) !== 0) return level;
+      if (refusal === NO_EXECUTE && (entryHi[level] ?? 0) < 0) return level;
     }
     return depth - 1;
   }
