@@ -214,6 +214,11 @@ export interface Arch {
 
   /** Walks the kernel stack outwards, starting at here.regs; stops when the visitor returns false. */
   arch_bpf_stack_walk(here: ThisCpu, visit: StackVisitor): void;
+  /**
+   * The addresses that such a walk comes to, innermost first. The same array again for as long as walks
+   * come to the same addresses: who keeps something per stack compares arrays. Nobody changes it.
+   */
+  stackAddresses(here: ThisCpu): readonly bigint[];
   /** irqs_disabled(), as the exception being handled left it. */
   irqs_disabled(here: ThisCpu): boolean;
   /** What dumps call the hardware, or null for no such line. */

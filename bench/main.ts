@@ -2,8 +2,6 @@
  * `npm run bench`: what a fault costs, beside what the engine alone costs. Absolute times depend on the
  * machine and on what else it does; the ratios are measured in one run, turn by turn, and hold.
  */
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Bench } from 'tinybench';
 import type { Arch } from '../arch/arch.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
@@ -21,12 +19,10 @@ const BARE = 'bare miss-stop-restart, koffi';
 const PYTHON = "bare miss-stop-restart, the wheel's Python binding";
 const fullyHandled = (arch: string): string => `fully handled scratch fault, ${arch}`;
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-
 async function main(): Promise<void> {
   const { library } = await ensureEngine({ log: (line) => process.stderr.write(`${line}\n`) });
   const engine = new NativeEngine(library);
-  const python = await PythonLoop.unpack(root, library);
+  const python = await PythonLoop.unpack(library);
   const bare = new BareLoop(engine);
   const machines = ARCHES.map((arch) => ({ arch, faults: new ScratchFaults(engine, arch, FAULTS) }));
   const figures = new Map<string, number[]>();

@@ -5,25 +5,25 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { WHEEL_NAME } from '../scripts/installed.js';
+import { packageRoot } from '../scripts/setup-engine.js';
 import { readWheel } from '../scripts/wheel.js';
 
-const SCRIPT = 'bench/miss_restart.py';
+/** The script is not compiled: it stays where its source is. */
+const SCRIPT = join('bench', 'miss_restart.py');
 
 /** The binding, unpacked for one run of the benchmarks. */
 export class PythonLoop {
   private constructor(
-    readonly root: string,
     readonly folder: string,
     readonly libraryFolder: string,
   ) {}
 
   /**
    * Unpacks the binding from the wheel that set-up keeps beside the library.
-   * @param root the package's folder
    * @param library the engine's library
    * @returns null when there is no wheel (the library came by KFAULT_UNICORN)
    */
-  static async unpack(root: string, library: string): Promise<PythonLoop | null> {
+  static async unpack(library: string): Promise<PythonLoop | null> {
     const libraryFolder = dirname(library);
     let wheel: Buffer;
     try {
@@ -38,14 +38,14 @@ export class PythonLoop {
       await mkdir(dirname(path), { recursive: true });
       await writeFile(path, member.bytes());
     }
-    return new PythonLoop(root, folder, libraryFolder);
+    return new PythonLoop(folder, libraryFolder);
   }
 
   /** Nanoseconds per round. */
   async measure(): Promise<number> {
     const python = process.env.PYTHON ?? 'python3';
     const env = { ...process.env, PYTHONPATH: this.folder, LIBUNICORN_PATH: this.libraryFolder };
-    const { stdout } = await promisify(execFile)(python, [join(this.root, SCRIPT)], { env });
+    const { stdout } = await promisify(execFile)(python, [join(packageRoot(), SCRIPT)], { env });
     return Number(stdout);
   }
 

@@ -52,7 +52,7 @@ const ARCHES = { 'x86-64': x86, arm64 };
 
 /** A machine on which scratch faults can be taken by the thousand. */
 export class ScratchFaults {
-  readonly #system: System;
+  readonly system: System;
   readonly #arena: bpf_arena;
   readonly #start: bigint;
   readonly #code: Code;
@@ -66,8 +66,8 @@ export class ScratchFaults {
   ) {
     this.#code = CODE[arch];
     const limits = { instructions: 1e10, milliseconds: 1e9 };
-    this.#system = System.boot({ arch: ARCHES[arch], engine, sink, limits });
-    const system = this.#system;
+    this.system = System.boot({ arch: ARCHES[arch], engine, sink, limits });
+    const system = this.system;
     const map = drain(
       arena_map_alloc(system.here(), system.bpf, {
         key_size: 0,
@@ -95,19 +95,19 @@ export class ScratchFaults {
       [address, from],
       [counter, BigInt(count)],
     ]);
-    const outcome = drain(this.#system.call(0, this.#start, registers));
+    const outcome = drain(this.system.call(0, this.#start, registers));
     if (outcome.kind !== 'returned') throw new Error(`the run ended otherwise: ${outcome.kind}`);
   }
 
   /** Makes the pages fault again: frees them, which clears the entries and flushes the TLB. */
   reset(count: number): void {
-    const here = this.#system.here();
+    const here = this.system.here();
     const user = clear_lo32(this.#arena.user_vm_start);
     // The kernel refuses a NULL pointer, but the arena starts at a multiple of 4 GiB that is not zero.
-    drain(bpf_arena_free_pages(here, this.#system.bpf, this.#arena.map, user, count));
+    drain(bpf_arena_free_pages(here, this.system.bpf, this.#arena.map, user, count));
   }
 
   close(): void {
-    this.#system.close();
+    this.system.close();
   }
 }

@@ -51,6 +51,12 @@ export const DEFAULT_RAM = 64 * 2 ** 20;
 export const SMALLEST_RAM = 4 * 2 ** 20;
 export const MAX_CPUS = 8;
 
+/**
+ * Room at the start of kernel text for the kernel's own functions. What is loaded begins behind it, so that
+ * one function more there moves nothing: the bytes of calls in fixtures stay right.
+ */
+const IMAGE_ROOM = 0x10_0000n;
+
 /** The task that runs where nobody says which. */
 const DEFAULT_TASK = { comm: 'kfault', pid: 100, uid: 0 };
 
@@ -131,11 +137,11 @@ export class System {
         // Host code stands in for these functions; their bytes are filler.
         this.text.store(boot, 'kernel', symbol.start, repeat(arch.textFiller, symbol.size));
       }
+      this.text.reserve('kernel', arch.layout.text.start + IMAGE_ROOM);
     } catch (error) {
       this.close();
       throw error;
     }
-    this.memory.pages.exposed = true;
     for (const here of cpus) here.trace.sink = options.sink;
   }
 
@@ -257,6 +263,7 @@ export class System {
 
   /** The same for storing; false when a byte is not mapped, and then nothing is stored. */
   writeVirtual(id: number, va: bigint, bytes: Uint8Array): boolean {
+    this.memory.pages.exposed = true;
     const stored = writeVirtual(this.here(id), va, bytes);
     // It may have been code.
     if (stored) this.#flushCode();
@@ -271,6 +278,8 @@ export class System {
   }
 
   #run(here: ThisCpu, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+    // From now on frames that nobody owns may have been written to, through the direct map.
+    this.memory.pages.exposed = true;
     for (const [name, value] of registers) here.cpu.write(name, u64(value));
     here.mmu.refresh();
     return runGuest(guestOf(here), pc, this.limits);

@@ -72,6 +72,17 @@ describe('bpf_prog_find_from_stack', () => {
     expect(programs.bpf_prog_find_from_stack(cpu.here)).toBeNull();
   });
 
+  test('on the same stack another program is found when the first is gone', () => {
+    const stack = [START + 8n, START + 0x108n];
+    const { here } = fakeCpu({}, { stackAddresses: () => stack });
+    const programs = new BpfPrograms();
+    const inner = programs.load({ name: 'inner', start: START, code: CODE });
+    const outer = programs.load({ name: 'outer', start: START + 0x100n, code: CODE });
+    expect(programs.bpf_prog_find_from_stack(here)).toBe(inner);
+    programs.unload(inner);
+    expect(programs.bpf_prog_find_from_stack(here)).toBe(outer);
+  });
+
   test('a trampoline is BPF text but no program: the walk goes on', () => {
     const cpu = fakeCpu();
     const programs = new BpfPrograms();

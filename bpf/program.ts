@@ -100,6 +100,9 @@ export class BpfPrograms {
   readonly #ksyms: bpf_ksym[] = [];
   #lowest = 1n;
   #highest = 0n;
+  /** The stack that was looked at last, and what was found on it. */
+  #stack: readonly bigint[] | null = null;
+  #onStack: bpf_prog | null = null;
   /** Changes whenever an address may resolve differently from before. */
   generation = 0;
 
@@ -171,12 +174,20 @@ export class BpfPrograms {
    * that belongs to a program counts, whatever is further out.
    */
   bpf_prog_find_from_stack(here: ThisCpu): bpf_prog | null {
-    let found: bpf_prog | null = null;
-    here.arch.arch_bpf_stack_walk(here, (ip) => {
-      found = this.bpf_prog_ksym_find(ip);
-      return found === null;
-    });
-    return found === null ? null : main_prog(found);
+    const ips = here.arch.stackAddresses(here);
+    if (ips !== this.#stack) {
+      this.#stack = ips;
+      this.#onStack = this.#firstOf(ips);
+    }
+    return this.#onStack;
+  }
+
+  #firstOf(ips: readonly bigint[]): bpf_prog | null {
+    for (const ip of ips) {
+      const prog = this.bpf_prog_ksym_find(ip);
+      if (prog !== null) return main_prog(prog);
+    }
+    return null;
   }
 
   /** Number of symbols that start at or below `addr`. */
@@ -193,6 +204,7 @@ export class BpfPrograms {
 
   #changed(): void {
     this.generation += 1;
+    this.#stack = null;
     this.#lowest = this.#ksyms[0]?.start ?? 1n;
     this.#highest = this.#ksyms.at(-1)?.end ?? 0n;
   }

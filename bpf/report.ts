@@ -5,7 +5,7 @@
  * A report is stored as what it says, not as text; see stream.ts. Left out: nothing.
  */
 import type { ThisCpu } from '../arch/arch.js';
-import { u64 } from '../emu/address.js';
+import { toSigned, u64 } from '../emu/address.js';
 import { type Path, port } from '../emu/path.js';
 import { ENOENT } from '../kernel/errno.js';
 import { bpf_arena_get_user_vm_start, clear_lo32 } from './arena.js';
@@ -62,9 +62,9 @@ export class ArenaViolation implements StreamPart {
 
 /** Digits that `%lx` prints. */
 export function hexDigits(value: bigint): number {
-  // Number() rounds above 2^53 and could round up to the next digit there.
-  if (value >= 0x20000000000000n) return value >= 0x100000000000000n ? value.toString(16).length : 14;
-  const number = Number(value);
+  const number = toSigned(value);
+  // Not exact, or the sign is bit 63.
+  if (!(number >= 0)) return value.toString(16).length;
   const high = Math.floor(number / 0x100000000);
   return high === 0 ? bits32ToDigits(number) : 8 + bits32ToDigits(high);
 }

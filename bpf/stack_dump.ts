@@ -6,7 +6,7 @@
  * addresses and formatted once; the millionth report from there costs a comparison. The CPU line differs
  * from report to report and is not part of it.
  */
-import type { HandlerFrame, StackVisitor, ThisCpu } from '../arch/arch.js';
+import type { HandlerFrame, ThisCpu } from '../arch/arch.js';
 import { type BpfPrograms, bpf_prog_get_file_line } from './program.js';
 import { stageElement, utf8 } from './stream.js';
 
@@ -36,14 +36,6 @@ const EMPTY_LINE = utf8('\n');
 export class StackDumps {
   readonly #programs: BpfPrograms;
   readonly #lookup: SymbolLookup;
-  /** Addresses of the walk under way; `#count` of them. */
-  readonly #ips: bigint[] = [];
-  #count = 0;
-  readonly #visit: StackVisitor = (ip) => {
-    this.#ips[this.#count] = ip;
-    this.#count += 1;
-    return true;
-  };
   /** Oldest first. */
   #kept: StackDump[] = [];
   #generation = 0;
@@ -61,18 +53,16 @@ export class StackDumps {
    * walk shows no frame at all.
    */
   bpf_stream_stage_dump_stack(here: ThisCpu, side: DumpSide): StackDump {
-    this.#count = 0;
-    here.arch.arch_bpf_stack_walk(here, this.#visit);
-
+    const ips = here.arch.stackAddresses(here);
     if (this.#generation !== this.#programs.generation) {
       this.#generation = this.#programs.generation;
       this.#kept = [];
     }
     for (let i = this.#kept.length - 1; i >= 0; i--) {
       const dump = this.#kept[i] as StackDump;
-      if (dump.side === side && this.#isWalk(dump.ips)) return dump;
+      if (dump.side === side && isSameStack(dump.ips, ips)) return dump;
     }
-    const dump = this.#format(here, side, this.#ips.slice(0, this.#count));
+    const dump = this.#format(here, side, ips);
     if (this.#kept.length >= KEPT) this.#kept.shift();
     this.#kept.push(dump);
     return dump;
@@ -104,18 +94,15 @@ export class StackDumps {
     return `${symbol}\n  ${source.text} @ ${source.file}:${source.line}\n`;
   }
 
-  /** True when the walk came to these addresses and no others. */
-  #isWalk(ips: readonly bigint[]): boolean {
-    if (ips.length !== this.#count) return false;
-    for (let i = 0; i < ips.length; i++) if (ips[i] !== this.#ips[i]) return false;
-    return true;
-  }
-
   #addressOf(frame: HandlerFrame): bigint {
     const start = this.#lookup(frame.fn);
     if (start === 0n) throw new Error(`no symbol ${frame.fn}: a stack dump needs the address of its frame`);
     return start + BigInt(frame.offset);
   }
+}
+
+function isSameStack(a: readonly bigint[], b: readonly bigint[]): boolean {
+  return a === b || (a.length === b.length && a.every((ip, i) => ip === b[i]));
 }
 
 function handlerFrames(here: ThisCpu, side: DumpSide): readonly HandlerFrame[] {

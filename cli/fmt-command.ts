@@ -1,8 +1,9 @@
 /** `kfault fmt`. */
 import { writeFileSync } from 'node:fs';
+import type { Engine } from '../emu/cpu.js';
 import { buildMachine } from '../vector/build-machine.js';
 import { discoverFixtures } from '../vector/discover.js';
-import { formatFixture } from '../vector/format-file.js';
+import { formatFixture, withoutDistances } from '../vector/format-file.js';
 import { type Fixture, loadFixture } from '../vector/load.js';
 import { fixtureErrors } from '../vector/run-fixture.js';
 import { openEngine } from './engine.js';
@@ -46,8 +47,21 @@ export async function fmtCommand(paths: readonly string[], options: FmtOptions, 
 
 async function formatted(fixture: Fixture, io: Io): Promise<string> {
   if ((fixture.data.text ?? []).length === 0) return fixture.source.text;
-  // The bytes of calls depend on where everything lies, and that only the machine knows.
-  const { machine, images } = await buildMachine(fixture, await openEngine(io));
+  const engine = await openEngine(io);
+  try {
+    return await formattedBy(fixture, engine);
+  } catch (error) {
+    if (fixtureErrors(error) === null) throw error;
+    // Distances may be stale. When that is not what is wrong, the first message is the one that helps.
+    const text = await formattedBy(withoutDistances(fixture), engine).catch(() => null);
+    if (text === null) throw error;
+    return text;
+  }
+}
+
+/** The bytes of calls depend on where everything lies, and that only the machine knows. */
+async function formattedBy(fixture: Fixture, engine: Engine): Promise<string> {
+  const { machine, images } = await buildMachine(fixture, engine);
   machine.close();
   return formatFixture(fixture, images);
 }

@@ -11,7 +11,7 @@ const bin = join(root, 'cli', 'kfault.mjs');
 const folder = mkdtempSync(join(tmpdir(), 'kfault-process-'));
 
 beforeAll(() => {
-  if (!existsSync(join(root, 'dist', 'cli', 'main.js'))) {
+  if (!existsSync(join(root, 'dist', 'straight', 'cli', 'main.js'))) {
     throw new Error('these tests run the compiled command: npm run build first');
   }
 });

@@ -8,10 +8,16 @@
  * - physical addresses, always plain numbers.
  */
 
+// Number() of a bigint is a call into the runtime; read from the same memory as two halves it is none.
+// Written and read within one call, so that nothing is kept here.
+const word = new BigUint64Array(1);
+const halves = new Int32Array(word.buffer);
+
 /** Two's-complement number of an address, or NaN when it does not fit exactly (|address| >= 2^53). */
 export function toSigned(va: bigint): number {
-  const signed = Number(BigInt.asIntN(64, va));
-  return Number.isSafeInteger(signed) ? signed : Number.NaN;
+  word[0] = va;
+  const signed = (halves[1] ?? 0) * 4294967296 + ((halves[0] ?? 0) >>> 0);
+  return signed >= Number.MIN_SAFE_INTEGER && signed <= Number.MAX_SAFE_INTEGER ? signed : Number.NaN;
 }
 
 /** Unsigned 64-bit address of a signed number. */

@@ -20,12 +20,11 @@ export interface WalkLevel {
 /** Values that events carry about arguments and results of ported functions. */
 export type Primitive = bigint | number | string | boolean | null | undefined;
 
-/** The engine starts (or goes on) executing at `pc`. */
+/** A run of guest code begins at `pc`. How it goes on behind a fault is in the `resolved` event. */
 export interface RunEvent {
   readonly type: 'run';
   readonly cpu: number;
   readonly pc: bigint;
-  readonly why: 'start' | 'retry' | 'fixup';
 }
 
 /** A hardware walk that ended in a fault. Walks that hit fill the TLB and are not recorded. */

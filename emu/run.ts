@@ -48,7 +48,7 @@ const FAULTS_PER_CLOCK_LOOK = 256;
 /** Runs guest code from `pc` to its outcome. The outcome is also the last event. */
 export function* runGuest(guest: Guest, pc: bigint, limits: RunLimits): Path<RunOutcome> {
   const { trace } = guest;
-  trace.emit({ type: 'run', cpu: trace.cpu, pc, why: 'start' });
+  trace.emit({ type: 'run', cpu: trace.cpu, pc });
   const outcome = yield* runToOutcome(guest, pc, limits);
   trace.emit({ type: 'outcome', cpu: trace.cpu, outcome });
   return outcome;

@@ -163,7 +163,7 @@ function warnOnce(here: ThisCpu, fn: string, what: string): void {
 }
 
 function checkRange(addr: bigint, start: number, size: number): void {
-  if (Number.isNaN(start) || start % PAGE_SIZE !== 0 || size % PAGE_SIZE !== 0) {
+  if (Number.isNaN(start) || (start & (PAGE_SIZE - 1)) !== 0 || size % PAGE_SIZE !== 0) {
     throw new RangeError(
       `a page-table walk over ${hex(addr)}, ${size} bytes: not whole pages of a canonical address`,
     );

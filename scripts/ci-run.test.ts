@@ -39,7 +39,7 @@ function ciRun(programs: Programs): { lastLine: string | undefined; status: numb
   );
   script(
     'bin/node',
-    `[ "$*" = 'dist/cli/main.js run fixtures --json' ] || exec '${process.execPath}' "$@"
+    `[ "$*" = 'cli/kfault.mjs run fixtures --json' ] || exec '${process.execPath}' "$@"
     ${programs.fixtures ?? fixtures(28, 0)}`,
   );
   const result = spawnSync(join(root, '.ci/run'), {

@@ -129,8 +129,8 @@ function withDefaults(options: SetupOptions): Setup {
   };
 }
 
-/** This file runs from `scripts/` and from `dist/scripts/`. */
-function packageRoot(): string {
+/** The package's folder. This file runs from `scripts/`, `dist/scripts/` and `dist/straight/scripts/`. */
+export function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
   return folder;

@@ -31,6 +31,7 @@ export interface TextPlan {
 }
 
 const TEXT_ALIGN = 16n;
+const STALE = 'If something has moved and only the distance is wrong, `kfault fmt` mends the bytes.';
 const PAGE = 4096n;
 
 export function textKind(text: TextData): TextKind {
@@ -97,7 +98,9 @@ async function collect<T>(
   } catch (error) {
     if (!(error instanceof AssemblerError)) throw error;
     const place = source.textPlace(['text', index, 'asm'], error.line);
-    errors.push(source.error(place, error.message));
+    // The bytes of a call are right for one distance only.
+    const stale = error.message.includes('which would be');
+    errors.push(source.error(place, error.message, stale ? STALE : ''));
     return null;
   }
 }

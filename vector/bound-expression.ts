@@ -58,7 +58,8 @@ export class Expression {
   number(scope: Scope, min: number, max: number, what: string): number {
     const value = this.value(scope);
     if (value < BigInt(min) || value > BigInt(max)) {
-      throw this.error(`${what} of ${value}: it must be ${min} to ${max}`);
+      const shown = this.text.startsWith('-') ? BigInt.asIntN(64, value) : value;
+      throw this.error(`${what} of ${shown}: it must be ${min} to ${max}`);
     }
     return Number(value);
   }

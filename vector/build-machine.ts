@@ -3,7 +3,7 @@ import type { Arch, ExtableSpec } from '../arch/arch.js';
 import { arm64 } from '../arch/arm64/index.js';
 import { x86 } from '../arch/x86/index.js';
 import { System } from '../boot/system.js';
-import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_map } from '../bpf/arena.js';
+import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_map, type MapAttr } from '../bpf/arena.js';
 import type { bpf_line_info } from '../bpf/program.js';
 import type { Engine } from '../emu/cpu.js';
 import { EventLog } from '../emu/events.js';
@@ -11,7 +11,7 @@ import { drain } from '../emu/path.js';
 import { RamError } from '../emu/ram.js';
 import { errnoName } from '../kernel/errno.js';
 import { PageAllocatorError } from '../mm/page_alloc.js';
-import { withArenaAt } from './arena-at.js';
+import { VmallocError } from '../mm/vmalloc.js';
 import { assembleText, type Image } from './assemble-text.js';
 import { DataPages, isRefusal } from './data-pages.js';
 import type { Fixture } from './load.js';
@@ -107,7 +107,8 @@ class Builder {
       if (
         !this.machine.writeEntry(pte.cpu ?? 0, va, pte.level ?? null, pte.value.value(this.machine.scope))
       ) {
-        throw pte.va.error(`there is no entry of level ${pte.level}: the tables end above it`);
+        const wanted = pte.level === undefined ? 'entry' : `entry at level ${pte.level}`;
+        throw pte.va.error(`there is no ${wanted}: the tables end above it`);
       }
     });
     return images;
@@ -115,28 +116,18 @@ class Builder {
 
   #arena(name: string, arena: ArenaData): void {
     const { machine, fixture } = this;
-    const { scope, system } = machine;
+    const { scope } = machine;
     const path = ['arenas', name];
     const max_entries = arena.max_entries.number(scope, 0, U32_MAX, 'max_entries');
-    const attr = {
+    const made = this.#create(name, {
       key_size: 0,
       value_size: 0,
       max_entries,
       map_flags: arena.flags?.number(scope, 0, U32_MAX, 'flags') ?? BPF_F_MMAPABLE,
       map_extra: arena.map_extra?.value(scope) ?? 0n,
       name,
-    };
-    const here = system.here();
-    const create = (): bpf_map | number => drain(arena_map_alloc(here, system.bpf, attr));
-    const at = arena.at?.value(scope);
-    const made = at === undefined ? create() : withArenaAt(system, at, create);
-    if (made === null) {
-      throw fixture.source.at(
-        [...path, 'at'],
-        'an arena does not fit here',
-        'It needs 4 GiB and 68 KiB of free addresses of the vmalloc area, from a page boundary on.',
-      );
-    }
+      kern_vm_at: arena.at?.value(scope),
+    });
     const expected = arena.expect === undefined ? null : Number(BigInt.asIntN(64, arena.expect.value(scope)));
     const result = typeof made === 'number' ? made : 0;
     if (typeof made === 'number' && expected === null) {
@@ -155,12 +146,31 @@ class Builder {
     machine.maps.set(name, typeof made === 'number' ? null : made);
   }
 
+  /** The map, or the errno with which the kernel refuses it. */
+  #create(name: string, attr: MapAttr): bpf_map | number {
+    const { system } = this.machine;
+    try {
+      return drain(arena_map_alloc(system.here(), system.bpf, attr));
+    } catch (error) {
+      if (!(error instanceof VmallocError)) throw error;
+      throw this.fixture.source.at(
+        ['arenas', name, 'at'],
+        error.message,
+        'An arena takes 4 GiB and 68 KiB of addresses of the vmalloc area, from a page boundary on.',
+      );
+    }
+  }
+
   #data(data: DataData, index: number): void {
     const { machine } = this;
     const size = data.size ?? Math.max(data.bytes?.length ?? 0, 8 * (data.words?.length ?? 0));
     const at = data.at?.value(machine.scope);
     try {
-      const address = this.#pages.load(data.where ?? 'vmalloc', data.prot ?? 'rw', size, data.symbol, at);
+      const prot = data.prot ?? 'rw';
+      const address =
+        data.populate === false
+          ? this.#pages.reserve(prot, size, at)
+          : this.#pages.load(data.where ?? 'vmalloc', prot, size, data.symbol, at);
       machine.addSymbol(data.symbol, address, size);
       if (data.bytes !== undefined) machine.writeMemory(0, address, data.bytes);
     } catch (error) {

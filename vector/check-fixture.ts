@@ -162,6 +162,14 @@ class Checker {
       if (data.bytes !== undefined && data.words !== undefined) {
         this.#add(['data', i, 'words'], 'bytes and words at once: which is it?');
       }
+      if (data.populate === false && data.where !== 'user') {
+        this.#add(
+          ['data', i, 'populate'],
+          'only user memory can do without its pages until they are touched',
+        );
+      } else if (data.populate === false && given > 0) {
+        this.#add(['data', i, 'populate'], 'pages that are not there yet hold no data: give only a size');
+      }
     });
   }
 

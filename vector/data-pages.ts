@@ -2,6 +2,7 @@
 import { PAGE_SIZE, VM_EXEC, VM_READ, VM_WRITE } from '../arch/kernel.js';
 import type { System } from '../boot/system.js';
 import { hex } from '../emu/address.js';
+import { MmapError, mmap_region } from '../mm/mmap.js';
 import { PageAllocatorError } from '../mm/page_alloc.js';
 import { VmallocError } from '../mm/vmalloc.js';
 
@@ -27,7 +28,12 @@ const USER_PROT = {
 
 /** True for what is thrown when pages cannot be had at a place; the message says why. */
 export function isRefusal(error: unknown): error is Error {
-  return error instanceof RangeError || error instanceof VmallocError || error instanceof PageAllocatorError;
+  return (
+    error instanceof RangeError ||
+    error instanceof VmallocError ||
+    error instanceof MmapError ||
+    error instanceof PageAllocatorError
+  );
 }
 
 export class DataPages {
@@ -54,6 +60,13 @@ export class DataPages {
       case 'user':
         return this.#user(prot, size, owner, at ?? this.#nextUser);
     }
+  }
+
+  /** Maps a range of user memory whose pages come with the first touch. Arguments as of `load`. */
+  reserve(prot: Prot, size: number, at: bigint = this.#nextUser): bigint {
+    const bytes = this.#userRange(at, size);
+    mmap_region(this.system.userMm(), at, bytes, USER_PROT[prot][1]);
+    return at;
   }
 
   /** A user stack; the first stack pointer. */
@@ -83,17 +96,25 @@ export class DataPages {
   }
 
   #user(prot: Prot, size: number, owner: string, at: bigint): bigint {
-    const { layout, pgtable } = this.system.memory;
-    const bytes = Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
-    const end = at + BigInt(bytes);
-    if (at < BigInt(PAGE_SIZE) || end > layout.user.end) {
-      throw new RangeError(
-        `${hex(at)} is no place for user memory: it lies between ${hex(PAGE_SIZE)} and ${hex(layout.user.end)}`,
-      );
-    }
+    const { pgtable } = this.system.memory;
+    const bytes = this.#userRange(at, size);
     const [name, flags] = USER_PROT[prot];
     this.system.loadUserPages(at, bytes, flags, pgtable[name], owner);
-    if (end > this.#nextUser) this.#nextUser = end;
     return at;
+  }
+
+  /** The size in whole pages. Throws a RangeError when the range is not in user memory. */
+  #userRange(at: bigint, size: number): number {
+    const { user } = this.system.memory.layout;
+    if (at % BigInt(PAGE_SIZE) !== 0n) throw new RangeError(`${hex(at)} is not the start of a page`);
+    const bytes = Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
+    const end = at + BigInt(bytes);
+    if (at < BigInt(PAGE_SIZE) || end > user.end) {
+      throw new RangeError(
+        `${hex(at)} is no place for user memory: it lies between ${hex(PAGE_SIZE)} and ${hex(user.end)}`,
+      );
+    }
+    if (end > this.#nextUser) this.#nextUser = end;
+    return bytes;
   }
 }

@@ -1,9 +1,9 @@
 /**
  * Every expectation of a fixture that passes is changed in turn: exactly that one must fail, by its name.
- * On the real machine, on both architectures.
+ * On the real machine, on both architectures. Together the fixtures have every key that the schema knows.
  */
 import { beforeAll, describe, expect, test } from '@jest/globals';
-import { isScalar, parseDocument, visit } from 'yaml';
+import { isScalar, isSeq, parseDocument, visit } from 'yaml';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
 import { buildMachine } from './build-machine.js';
 import { wherePath } from './checks/failure.js';
@@ -11,12 +11,14 @@ import { formatFixture } from './format-file.js';
 import { parseFixture } from './load.js';
 import type { FixtureResult } from './result.js';
 import { runFixture } from './run-fixture.js';
+import { jsonSchema } from './schema.js';
 import { type Path, Source } from './source.js';
 
 const X86 = `
 name: everything at once
 arch: x86-64
 ram: 16MiB
+limits: { refaults: 4 }
 arenas: { a: { max_entries: 16, map_extra: 0x7f7d26200000 } }
 programs: { prog: { arena: a } }
 text:
@@ -40,6 +42,13 @@ text:
     asm: |
       mov rax, qword ptr [rdi]
       ret
+  - symbol: halt
+    asm: |
+      hlt
+  - symbol: user_load
+    section: user
+    asm: |
+      mov rax, qword ptr [rdi]
 steps:
   - call: main
     registers: { rdi: a.page(3) + 0x10, rsi: 0x4141 }
@@ -61,6 +70,9 @@ steps:
             ...
       registers: { rsi: 0x4141 }
       memory:
+        - { at: a.page(3) + 0x10, u8: 0x41 }
+        - { at: a.page(3) + 0x10, u16: 0x4141 }
+        - { at: a.page(3) + 0x10, u32: 0x4141 }
         - { at: a.page(3) + 0x10, u64: 0x4141 }
         - { at: a.page(3) + 0x10, bytes: 41 41 00 }
       ptes:
@@ -69,22 +81,67 @@ steps:
         - { va: store, value: page }
       arenas: { a: { pages: 0, scratched: 1, free: 16 } }
       console: []
-      streams: { prog: { stdout: [], dropped: 0 } }
+      streams:
+        prog:
+          stdout: []
+          stderr: |
+            ERROR: Arena WRITE access at unmapped address 0x7f7d26203000
+            ...
+          dropped: 0
 `;
 
 const ARM64 = X86.replace('x86-64', 'arm64')
   .replace(/push rbp\n\s*mov rbp, rsp/g, 'stp x29, x30, [sp, #-16]!\n      mov x29, sp')
   .replace('call store\n      leave', 'blr x10\n      ldp x29, x30, [sp], #16')
   .replace('mov qword ptr [rdi], rsi\n      pop rbp', 'str x1, [x0]\n      ldp x29, x30, [sp], #16')
-  .replace('mov rax, qword ptr [rdi]', 'ldr x0, [x0]')
+  .replaceAll('mov rax, qword ptr [rdi]', 'ldr x0, [x0]')
+  .replace('hlt', 'wfi')
   .replace('rdi: a.page(3) + 0x10, rsi: 0x4141', 'x0: a.page(3) + 0x10, x1: 0x4141, x10: store')
   .replace('error_code: X86_PF_WRITE', 'esr: 0x96000047')
   .replace('"#PF"', 'Data Abort')
   .replace('exc_page_fault', 'do_mem_abort')
   .replace('rsi: 0x4141', 'x1: 0x4141');
 
-/** The same ending for both: a kfunc, a read, a stream read, and an oops that everything shows at the end. */
-const TAIL = (register: string, signal: string): string => `
+/** What is said differently on the two sides. */
+interface Words {
+  /** First argument, and the second. */
+  readonly argument: string;
+  readonly value: string;
+  /** Signal of an oops that kills the task. */
+  readonly signal: string;
+  readonly nullTitle: string;
+  /** Distance of a CPU that waits for interrupts from the instruction, and what is said of it. */
+  readonly halted: string;
+  readonly why: string;
+  readonly decision: string;
+}
+
+const WORDS: Readonly<Record<'x86-64' | 'arm64', Words>> = {
+  'x86-64': {
+    argument: 'rdi',
+    value: 'rsi',
+    signal: 'SIGKILL',
+    nullTitle: 'BUG: kernel NULL pointer dereference, address: 0000000000000000',
+    halted: 'halt + 1',
+    why: 'hlt: no interrupt will ever come',
+    decision: '{ fn: page_fault_oops, test: "user_mode(regs)", value: false }',
+  },
+  arm64: {
+    argument: 'x0',
+    value: 'x1',
+    signal: 'SIGSEGV',
+    nullTitle: 'Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000',
+    halted: 'halt',
+    why: 'wfi',
+    decision: '{ fn: do_bad_area, test: "user_mode(regs)", value: false }',
+  },
+};
+
+/** The same ending for both: other kinds of steps, and the other ways in which a run can end. */
+const TAIL = ({ argument, value, signal, nullTitle, halted, why }: Words): string => `
+  - call: main
+    registers: { ${argument}: a.page(3), ${value}: 0, x10: store }
+    expect: { faults: [] }
   - kfunc: bpf_arena_alloc_pages
     args: { map: a, addr: a.upage(5), page_cnt: 1 }
     expect: { ret: a.upage(5) }
@@ -93,28 +150,52 @@ const TAIL = (register: string, signal: string): string => `
   - stream_read: { program: prog, length: 12 }
     expect: { ret: 12, text: "ERROR: Arena" }
   - check: { arenas: { a: { pages: 1 } } }
-  - call: bad
-    registers: { ${register}: 0x0 }
+  - name: an entry that is neither none nor present is left alone, and the hook says retry
+    pte: { va: a.page(9), value: 2 }
+  - call: main
+    registers: { ${argument}: a.page(9), x10: store }
     expect:
-      outcome: { kind: oops, signo: ${signal} }
+      outcome: { kind: livelock, address: a.page(9), pc: store.here, turns: 4 }
+  - user: user_load
+    registers: { ${argument}: 8 }
+    expect:
+      outcome: { kind: signal, signo: SIGSEGV, code: SEGV_MAPERR, address: 8 }
+  - call: halt
+    expect:
+      outcome: { kind: stopped, pc: ${halted}, why: "${why}" }
+  - call: bad
+    registers: { ${argument}: 0x0 }
+    expect:
+      outcome: { kind: oops, title: "${nullTitle}", signo: ${signal} }
       faults: [{ resolved_by: oops }]
+      console: |
+        ${nullTitle}
+        ...
 expect:
   arenas: { a: { pages: 1, scratched: 1, free: 15 } }
 `;
 
-/** Keys that say where to look: not expectations by themselves. */
-const PLACES = new Set(['at', 'va', 'level', 'fn']);
+function fixtureFor(arch: 'x86-64' | 'arm64'): string {
+  const words = WORDS[arch];
+  const body = (arch === 'arm64' ? ARM64 : X86).replace(
+    '{ test: "user_mode(regs)", value: false }',
+    words.decision,
+  );
+  const tail = TAIL(words);
+  return `${body}${arch === 'arm64' ? tail : tail.replaceAll(', x10: store', '')}`;
+}
 
-/** Paths of all values below `expect` and `check`. */
+/** Keys that say where to look: not expectations by themselves. */
+const PLACES = new Set(['at', 'va', 'level']);
+
+/** Paths of all values below `expect` and `check`, empty lists included. */
 function expectationsOf(text: string): Path[] {
   const paths: Path[] = [];
-  visit(parseDocument(text), {
-    Scalar(key, node, ancestors) {
-      if (key === 'key') return;
-      const path = pathOf(node, ancestors);
-      const below = path.findIndex((part) => part === 'expect' || part === 'check');
-      if (below >= 0 && !PLACES.has(String(path.at(-1)))) paths.push(path);
-    },
+  visit(parseDocument(text), (key, node, ancestors) => {
+    if (key === 'key' || !(isScalar(node) || (isSeq(node) && node.items.length === 0))) return;
+    const path = pathOf(node, ancestors);
+    const below = path.findIndex((part) => part === 'expect' || part === 'check');
+    if (below >= 0 && !PLACES.has(String(path.at(-1)))) paths.push(path);
   });
   return paths;
 }
@@ -140,18 +221,25 @@ function changed(path: Path, value: unknown): unknown {
   const key = path.at(-1);
   const parent = path.at(-2);
   if (typeof value === 'boolean') return !value;
+  if (Array.isArray(value)) return key === 'faults' ? [{}] : ['more'];
   if (parent === 'not') return 'bpf_arena_handle_page_fault';
   if (parent === 'path') return 'no_such_function';
   switch (key) {
     case 'outcome':
     case 'kind':
-      return value === 'returned' ? 'panic' : 'livelock';
+      return 'panic';
     case 'access':
       return 'fetch';
     case 'resolved_by':
       return 'kfence';
     case 'exception':
+    case 'fn':
     case 'test':
+    case 'title':
+    case 'why':
+    case 'console':
+    case 'stdout':
+    case 'stderr':
     case 'stream':
     case 'text':
       return `${value} `;
@@ -162,6 +250,11 @@ function changed(path: Path, value: unknown): unknown {
       if (value === 'page') return 'none';
       return `(${value}) ^ 1`;
   }
+}
+
+/** Where the failure is reported: a decision that is not found, whatever of it is wrong, at its test. */
+function reportedAt(path: Path): string {
+  return wherePath(path.at(-1) === 'fn' ? [...path.slice(0, -1), 'test'] : path);
 }
 
 /** The text with the bytes of its instructions, so that no run waits for the assembler. */
@@ -179,10 +272,9 @@ async function run(text: string): Promise<FixtureResult> {
   return runFixture(loaded.fixture, new NativeEngine());
 }
 
-describe.each([
-  ['x86-64', X86 + TAIL('rdi', 'SIGKILL')],
-  ['arm64', ARM64 + TAIL('x0', 'SIGSEGV')],
-])('%s', (_, source) => {
+const ARCHES = ['x86-64', 'arm64'] as const;
+
+describe.each(ARCHES.map((arch): [string, string] => [arch, fixtureFor(arch)]))('%s', (_, source) => {
   let text = '';
   beforeAll(async () => {
     text = await withBytes(source);
@@ -196,13 +288,84 @@ describe.each([
 
   test.each(expectationsOf(source).map((path): [string, Path] => [wherePath(path), path]))(
     '%s',
-    async (where, path) => {
+    async (_where, path) => {
       const document = parseDocument(text);
       const node = document.getIn(path, true);
-      document.setIn(path, changed(path, isScalar(node) ? node.value : null));
+      document.setIn(path, changed(path, isSeq(node) ? [] : isScalar(node) ? node.value : null));
       const { failures, status } = await run(String(document));
       expect(status).toBe('failed');
-      expect(failures.map((failure) => failure.where)).toEqual([where]);
+      expect(failures.map((failure) => failure.where)).toEqual([reportedAt(path)]);
     },
   );
+});
+
+type Json = { readonly [key: string]: unknown };
+
+/** Parts of the schema that say what can be expected, by the names they have in it. */
+const EXPECTATIONS = new Set([
+  'runExpect',
+  'callExpect',
+  'textExpect',
+  'readExpect',
+  'stateExpect',
+  'outcome',
+  'fault',
+  'decision',
+  'memory',
+  'entry',
+  'streams',
+  'arenaState',
+]);
+
+/** `fault.pc` for every key of those parts; what all kinds of steps share counts once, as `expect.…`. */
+function schemaKeys(): string[] {
+  const parts = Object.entries(jsonSchema().$defs as Json).filter(([name]) => EXPECTATIONS.has(name));
+  const keys = parts.flatMap(([name, part]) => objectsOf(part as Json).flatMap((o) => keysOf(name, o)));
+  return [...new Set(keys)].filter((key) => !PLACES.has(key.split('.')[1] ?? '')).sort();
+}
+
+function objectsOf(schema: Json): Json[] {
+  if ('properties' in schema) return [schema];
+  return ((schema.anyOf ?? []) as Json[]).flatMap(objectsOf);
+}
+
+function keysOf(name: string, schema: Json): string[] {
+  const part = name.endsWith('Expect') ? 'expect' : name;
+  return Object.keys(schema.properties as Json).map((key) => `${part}.${key}`);
+}
+
+/** The same names for the keys on the way to a value: `expect.faults`, `fault.decisions`, `decision.test`. */
+function keysOnTheWay(path: Path): string[] {
+  const INSIDE: Readonly<Record<string, string>> = {
+    outcome: 'outcome',
+    faults: 'fault',
+    decisions: 'decision',
+    memory: 'memory',
+    ptes: 'entry',
+    streams: 'streams',
+    arenas: 'arenaState',
+  };
+  const start = path.findIndex((part) => part === 'expect' || part === 'check');
+  const keys: string[] = [];
+  let part = 'expect';
+  let named = false;
+  for (const key of path.slice(start + 1)) {
+    if (typeof key === 'number' || named) {
+      named = false;
+      continue;
+    }
+    keys.push(`${part}.${key}`);
+    // Streams and arenas are mappings by name.
+    named = key === 'streams' || key === 'arenas';
+    part = INSIDE[key] ?? part;
+  }
+  return keys;
+}
+
+test('no key of the schema is without an expectation that was changed', () => {
+  const changedKeys = new Set(
+    ARCHES.flatMap((arch) => expectationsOf(fixtureFor(arch)).flatMap(keysOnTheWay)),
+  );
+  expect(schemaKeys().filter((key) => !changedKeys.has(key))).toEqual([]);
+  expect(schemaKeys().length).toBeGreaterThan(40);
 });

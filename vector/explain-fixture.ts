@@ -5,6 +5,7 @@ import { instructionText, loadDisassembler } from '../emu/disassembler.js';
 import { buildMachine } from './build-machine.js';
 import { outcomeText } from './checks/check-run.js';
 import { type ExplainView, explainFaults, explainHostCalls } from './explain.js';
+import { printable } from './fixture-error.js';
 import type { Fixture } from './load.js';
 import type { Machine } from './machine.js';
 import { runSteps } from './run-steps.js';
@@ -58,7 +59,7 @@ export async function explainFixture(
         out.push(`  ${faults.length === 0 ? 'No fault. ' : ''}Outcome: ${outcomeText(outcome.outcome)}`);
       }
     });
-    return out;
+    return out.map(printable);
   } finally {
     machine.close();
   }

@@ -17,7 +17,7 @@ Fault 1 of 1: #PF, write at ffffc9002806c000
     ffffffff81000004  f+0x4
       48 89 07   mov qword ptr [rdi], rax
 
-  Walk for a write at ffffc9002806c000 in kernel mode
+  Walk for a write at ffffc9002806c000 with kernel rights
     PTE not present
 
   Error code 0x2
@@ -62,10 +62,35 @@ test('long arguments and tests are broken within 100 columns', () => {
     ],
     view,
   );
-  expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(100);
+  // A fixture's story stands two columns in.
+  expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(98);
   expect(lines.join(' ').replaceAll(/\s+/g, ' ')).toContain(`? ${long} true`);
+});
+
+test('a decision of a callback goes under its own name', () => {
+  const test = '!pte_none(ptep_get(pte))';
+  const decide = { type: 'decide', cpu: 0, test, value: false } as const;
+  const lines = explainFaults(
+    [
+      ...scratchFault().slice(1, 3),
+      { ...decide, fn: 'page_fault_oops' },
+      { ...decide, fn: 'apply_range_set_scratch_cb' },
+    ],
+    view,
+  );
+  expect(lines).toEqual(
+    expect.arrayContaining([`      ? ${test}  false`, `      ? apply_range_set_scratch_cb: ${test}  false`]),
+  );
 });
 
 test('no fault, no story', () => {
   expect(explainFaults([{ type: 'outcome', cpu: 0, outcome: { kind: 'returned' } }], view)).toEqual([]);
+});
+
+test('a fault that repeats is told once', () => {
+  const story = scratchFault();
+  const once = story.slice(0, story.findIndex((event) => event.type === 'resolved') + 1);
+  const lines = explainFaults([...once, ...once, ...once], view);
+  expect(lines.filter((line) => line.startsWith('Fault '))).toHaveLength(1);
+  expect(lines.slice(-2)).toEqual(['', 'The next 2 faults are the same.']);
 });

@@ -20,14 +20,33 @@ export interface ExplainView {
 
 /** Widest line that is broken. Texts of the kernel are shown as they are. */
 const WIDTH = 100;
+/** Columns that the tree of a fault, in the story of a fixture, stands in. */
+const MARGIN = 6;
 
 /** The lines of the story of one step's events; `[]` when nothing faulted. */
 export function explainFaults(events: readonly Event[], view: ExplainView): string[] {
   const stories = faultStories(events);
-  return stories.flatMap((story, i) => [
-    ...(i === 0 ? [] : ['']),
-    ...explainFault(story, i + 1, stories.length, view),
-  ]);
+  const out: string[] = [];
+  let last: string[] = [];
+  let again = 0;
+  const flush = (): void => {
+    if (again > 0)
+      out.push('', again === 1 ? 'The next fault is the same.' : `The next ${again} faults are the same.`);
+    again = 0;
+  };
+  stories.forEach((story, i) => {
+    const [head = '', ...rest] = explainFault(story, i + 1, stories.length, view);
+    // An instruction that gets nowhere faults again and again: told once.
+    if (i > 0 && rest.join('\n') === last.join('\n')) {
+      again += 1;
+      return;
+    }
+    flush();
+    out.push(...(i === 0 ? [] : ['']), head, ...rest);
+    last = rest;
+  });
+  flush();
+  return out;
 }
 
 /** The kernel's way through what was called from outside guest code: kfuncs, deferred work. */
@@ -59,7 +78,7 @@ function explainFault(story: FaultStory, index: number, count: number, view: Exp
   if (walk !== null) {
     out.push(
       '',
-      `  Walk for ${article(walk.access)} at ${hex16(walk.va)} in ${walk.user ? 'user' : 'kernel'} mode`,
+      `  Walk for ${article(walk.access)} at ${hex16(walk.va)} with ${walk.user ? 'user' : 'kernel'} rights`,
     );
     out.push(...arch.describeWalk(walk).map((line) => `    ${line}`));
   }
@@ -105,11 +124,19 @@ function tree(events: readonly Event[]): string[] {
         else if (returned !== '') out.push(`${indent()}  return${returned.replace(' =', '')}`);
         break;
       }
-      case 'decide':
-        out.push(...wrap(`${indent()}? ${event.test}  ${resultText(event.value)}`, `${indent()}  `));
+      case 'decide': {
+        // Callbacks and helpers that are no functions of their own here decide under their own names.
+        const inside = stack.at(-1) ?? event.fn;
+        const fn = inside === event.fn ? '' : `${event.fn}: `;
+        out.push(...wrap(`${indent()}? ${fn}${event.test}  ${resultText(event.value)}`, `${indent()}  `));
+        break;
+      }
+      case 'console':
+      case 'stream':
+        out.push(...effect(event).map((line) => `${indent()}${line}`));
         break;
       default:
-        out.push(...effect(event).map((line) => `${indent()}${line}`));
+        out.push(...effect(event).flatMap((line) => wrap(`${indent()}${line}`, `${indent()}  `)));
     }
   });
   return out;
@@ -182,7 +209,7 @@ function valueText(value: Primitive): string {
 
 /** Breaks a long line at blanks. */
 function wrap(line: string, indent: string): string[] {
-  const limit = WIDTH - 4;
+  const limit = WIDTH - MARGIN;
   if (line.length <= limit) return [line];
   const out: string[] = [];
   let rest = line;

@@ -1,4 +1,6 @@
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from '@jest/globals';
@@ -175,6 +177,26 @@ describe('what fits the format and makes no sense', () => {
       '5:17 `a` is already the name of an arena',
     ],
     [
+      'a function twice',
+      `${CALL}text: [{symbol: f, asm: ret}, {symbol: f, asm: ret}]`,
+      '4:40 `f` is already the name of a function',
+    ],
+    [
+      'a number of 65 bits',
+      `${HEAD}steps: [{call: 0, registers: {rax: 0x10000000000000000}}]`,
+      '3:36 `18446744073709551616` does not fit 64 bits',
+    ],
+    [
+      'kernel memory without its pages',
+      `${CALL}data: [{symbol: d, size: 1, populate: false}]`,
+      '4:39 only user memory can do without its pages until they are touched',
+    ],
+    [
+      'data in pages that are not there',
+      `${CALL}data: [{symbol: d, words: [1], where: user, populate: false}]`,
+      '4:55 pages that are not there yet hold no data: give only a size',
+    ],
+    [
       'a CPU that is not there',
       `${HEAD}steps: [{call: 0, cpu: 1}]`,
       '3:24 there is no CPU 1: the fixture has 1 | The key cpus at the top says how many there are; they count from 0.',
@@ -278,6 +300,22 @@ describe('files', () => {
     chmodSync(secret, 0);
     // Root reads everything.
     if (process.getuid?.() !== 0) expect(messageOf(secret)).toBe('/secret: no permission to read it');
+  });
+
+  test('what never ends is not read', async () => {
+    const path = (name: string): string => join(folder, name);
+    symlinkSync('/dev/zero', path('zero.yaml'));
+    symlinkSync(path('loop.yaml'), path('loop.yaml'));
+    expect(spawnSync('mkfifo', [path('fifo.yaml')]).status).toBe(0);
+    const server = createServer();
+    await new Promise<void>((resolve) => {
+      server.listen(path('socket.yaml'), resolve);
+    });
+    for (const name of ['zero', 'fifo', 'socket']) {
+      expect(messageOf(path(`${name}.yaml`))).toBe(`/${name}.yaml: this is not a file`);
+    }
+    expect(messageOf(path('loop.yaml'))).toBe('/loop.yaml: its symbolic links go round in circles');
+    await new Promise((resolve) => server.close(resolve));
   });
 
   test('the message shows the line and points at the mistake', () => {

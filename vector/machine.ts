@@ -37,8 +37,13 @@ export interface PagesCall {
   readonly flags: bigint;
 }
 
+/** A step asks for what the machine cannot give: the fixture's mistake. */
+export class StepRefusal extends Error {
+  override name = 'StepRefusal';
+}
+
 /** A step needs an arena that was refused or destroyed. */
-export class MissingArena extends Error {
+export class MissingArena extends StepRefusal {
   override name = 'MissingArena';
   constructor(readonly arena: string) {
     super(`arena \`${arena}\` does not exist now`);

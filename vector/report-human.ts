@@ -1,6 +1,7 @@
 /** Results for people: a line per fixture, and for each failure what was expected and what came. */
 import type { Formatter } from 'picocolors/types.js';
 import type { Failure } from './checks/failure.js';
+import { printable } from './fixture-error.js';
 import type { FixtureResult } from './result.js';
 
 /** Colours in use; picocolors makes one that does nothing. */
@@ -17,11 +18,11 @@ export interface HumanOptions {
   readonly timing: boolean;
 }
 
-/** The lines about one fixture. */
+/** The lines about one fixture. What a fixture's author wrote reaches a terminal only as text. */
 export function fixtureLines(result: FixtureResult, { colours, timing }: HumanOptions): string[] {
   const time = timing ? colours.dim(`  ${result.milliseconds.toFixed(1)} ms`) : '';
   const arch = (result.arch ?? '').padEnd(6);
-  const name = result.name ?? result.file;
+  const name = printable(result.name ?? result.file);
   switch (result.status) {
     case 'passed':
       return [`${colours.green('✓')} ${colours.dim(arch)} ${name}${time}`];
@@ -38,7 +39,7 @@ export function fixtureLines(result: FixtureResult, { colours, timing }: HumanOp
           error
             .format()
             .split('\n')
-            .map((line) => `    ${line}`),
+            .map((line) => `    ${printable(line)}`),
         ),
         '',
       ];
@@ -46,17 +47,17 @@ export function fixtureLines(result: FixtureResult, { colours, timing }: HumanOp
 }
 
 function failureLines(failure: Failure, file: string, colours: Colours): string[] {
-  const place = colours.dim(`${file}:${failure.line}:${failure.column}`);
+  const place = colours.dim(printable(`${file}:${failure.line}:${failure.column}`));
   const out = [
     `    ${colours.bold(failure.where)}  ${place}`,
-    `      expected  ${colours.green(failure.expected)}`,
-    `      actual    ${colours.red(failure.actual)}`,
+    `      expected  ${colours.green(printable(failure.expected))}`,
+    `      actual    ${colours.red(printable(failure.actual))}`,
   ];
   if (failure.diff !== null) {
     out.push('      - expected, + actual');
-    out.push(...failure.diff.split('\n').map((line) => `      ${coloured(line, colours)}`));
+    out.push(...failure.diff.split('\n').map((line) => `      ${coloured(printable(line), colours)}`));
   }
-  out.push(...failure.notes.map((note) => `      ${colours.dim(note)}`));
+  out.push(...failure.notes.map((note) => `      ${colours.dim(printable(note))}`));
   return out;
 }
 
@@ -66,9 +67,10 @@ function coloured(line: string, colours: Colours): string {
   return colours.dim(line);
 }
 
-/** The last lines: a count per architecture and one for all. */
+/** The last lines: a count per architecture, one for all, and where to look next. */
 export function summaryLines(results: readonly FixtureResult[], { colours, timing }: HumanOptions): string[] {
-  const out: string[] = [''];
+  // Lines about a fixture that did not pass end with an empty one.
+  const out: string[] = results.at(-1)?.status === 'passed' ? [''] : [];
   for (const arch of ['x86-64', 'arm64'] as const) {
     const mine = results.filter((result) => result.arch === arch);
     if (mine.length > 0) out.push(`${arch.padEnd(6)}  ${counts(mine, colours)}`);
@@ -78,6 +80,10 @@ export function summaryLines(results: readonly FixtureResult[], { colours, timin
     : '';
   const many = `${results.length} fixture${results.length === 1 ? '' : 's'}`;
   out.push(`${many}: ${counts(results, colours)}${total}`);
+  const failed = results.find((result) => result.status === 'failed');
+  if (failed !== undefined) {
+    out.push('', `What happened, step by step: kfault explain ${printable(failed.file)}`);
+  }
   return out;
 }
 

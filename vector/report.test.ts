@@ -62,12 +62,27 @@ describe('for people', () => {
   });
 
   test('the summary counts per architecture', () => {
-    expect(summaryLines([passed, failed, invalid], plain)).toEqual([
+    expect(summaryLines([passed, passed], plain)).toEqual([
       '',
+      'x86-64  2 passed, 0 failed',
+      '2 fixtures: 2 passed, 0 failed',
+    ]);
+  });
+
+  test('where something failed it says where to look next', () => {
+    expect(summaryLines([passed, failed, invalid], plain)).toEqual([
       'x86-64  1 passed, 0 failed',
       'arm64   0 passed, 1 failed',
       '3 fixtures: 1 passed, 1 failed, 1 invalid',
+      '',
+      'What happened, step by step: kfault explain dir/fake.yaml',
     ]);
+  });
+
+  test('control characters of a fixture do not reach the terminal', () => {
+    expect(fixtureLines({ ...passed, name: '\u001b[31mred\u0007' }, plain)).toEqual(['✓ x86-64 ?[31mred?']);
+    const note = { ...failed, failures: failed.failures.map((each) => ({ ...each, notes: ['a\u001bc'] })) };
+    expect(fixtureLines(note, plain)).toContain('      a?c');
   });
 });
 

@@ -3,7 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
 import { buildMachine } from './build-machine.js';
 import { explainFixture } from './explain-fixture.js';
-import { formatFixture } from './format-file.js';
+import { formatFixture, withoutDistances } from './format-file.js';
 import { type Fixture, parseFixture } from './load.js';
 import { runFixture } from './run-fixture.js';
 import { Source } from './source.js';
@@ -70,7 +70,7 @@ describe('what the machine refuses', () => {
     [
       'an arena where none fits',
       `${HEAD}arenas: { a: { max_entries: 1, at: 0x1000 } }\nsteps: [{ check: {} }]`,
-      'invalid 3:36 an arena does not fit here',
+      /^invalid 3:36 an area of 0x100011000 bytes at 0x1000 is not in whole pages of the vmalloc range/,
     ],
     [
       'an arena that was refused',
@@ -114,6 +114,29 @@ describe('what the machine refuses', () => {
       'invalid 9:23 no instruction of this function begins here',
     ],
     [
+      'two functions at one address',
+      `${HEAD}text:
+  - { symbol: f, section: user, at: 0x400000, asm: "c3 ret" }
+  - { symbol: g, section: user, at: 0x400000, asm: "c3 ret" }
+steps: [{ user: f }]`,
+      /^invalid 5:37 .* there is one at 0x400000..0x400fff$/,
+    ],
+    [
+      'user code where the stack goes',
+      `${HEAD}text: [{ symbol: u, section: user, at: 0x7fffff7000, asm: "c3 ret" }]\nsteps: [{ user: u }]`,
+      /^invalid 4:9 no user stack can be had: /,
+    ],
+    [
+      'a register that the step sets itself',
+      `${HEAD}${code('c3 ret')}steps: [{ call: f, registers: { rip: 1 } }]`,
+      'invalid 7:33 `rip` is where the step begins: the key call says it',
+    ],
+    [
+      'a table that is not there',
+      `${HEAD}steps: [{ pte: { va: 0xdead0000, value: 0 } }]`,
+      'invalid 3:22 0xdead0000 has no entry: the tables end above it',
+    ],
+    [
       'a physical address of nothing',
       `${HEAD}steps: [{ read: { at: phys(0x1000) } }]`,
       'invalid 3:23 0x1000 is not mapped: it has no physical address',
@@ -142,6 +165,68 @@ describe('sound fixtures whose code runs wild fail', () => {
     expect(rest).toEqual([]);
     if (typeof message === 'string') expect(first).toBe(message);
     else expect(first).toMatch(message);
+  });
+});
+
+/** Page tables that no sane kernel would have are a fixture's to make, and the machine's to survive. */
+describe('bent page tables and stacks', () => {
+  const LOAD = code('48 8b 07  mov rax, qword ptr [rdi]\nc3  ret');
+  const bent = (pte: string): string =>
+    `${HEAD}${LOAD}data: [{ symbol: d, size: 8 }]\nsteps:\n  - pte: { va: d, ${pte} }\n  - { call: f, registers: { rdi: d } }\n`;
+  const ARM64 = HEAD.replace('x86-64', 'arm64');
+  // Fills the root table and what lies behind it, through the direct map.
+  const wreck = code(
+    [
+      '0f 20 d8  mov rax, cr3',
+      '48 b9 00 00 00 00 80 88 ff ff  movabs rcx, 0xffff888000000000',
+      '48 01 c8  add rax, rcx',
+      'loop:',
+      '48 89 10  mov qword ptr [rax], rdx',
+      '48 83 c0 08  add rax, 8',
+      'eb f7  jmp loop',
+    ].join('\n'),
+  );
+
+  test.each<[string, string, RegExp]>([
+    [
+      'a page outside of the ram',
+      bent('value: 0x800000fff0000163'),
+      /outcome: stopped at .*: access to a page whose physical address is outside of the ram$/,
+    ],
+    [
+      'garbage in the entry above the kernel stack',
+      bent('level: pmd, value: 0xdeadbeefcafef00d'),
+      /outcome: stopped at .*: the top of the CPU's kernel stack is not mapped$/,
+    ],
+    [
+      'a table outside of the ram',
+      bent('level: pmd, value: 0x7ffffff067'),
+      /outcome: stopped at .*: the top of the CPU's kernel stack is not mapped$/,
+    ],
+    [
+      'a table cleared by the guest',
+      `${HEAD}${wreck}${CALL}`,
+      /outcome: panic: Kernel panic - not syncing: /,
+    ],
+    [
+      'a table filled with garbage by the guest',
+      `${HEAD}${wreck}steps: [{ call: f, registers: { rdx: 0x5555555555555555 } }]`,
+      /outcome: (panic|oops|stopped)/,
+    ],
+    [
+      'recursion without end on x86-64',
+      `${HEAD}${code('55  push rbp\n48 89 e5  mov rbp, rsp\ne8 f7 ff ff ff  call f\nc9  leave\nc3  ret')}${CALL}`,
+      /outcome: panic: Kernel panic - not syncing: Fatal exception in interrupt$/,
+    ],
+    [
+      'recursion without end on arm64',
+      `${ARM64}${code('a9bf7bfd  stp x29, x30, [sp, #-16]!\n910003fd  mov x29, sp\n97fffffe  bl f\nd65f03c0  ret')}${CALL}`,
+      /outcome: panic: Kernel panic - not syncing: kernel stack overflow$/,
+    ],
+  ])('%s', async (_, text, message) => {
+    const outcomes = await outcomeOf(text);
+    expect(outcomes).toEqual([expect.stringMatching(message)]);
+    expect(outcomes[0]).toMatch(/^failed step \d expect\.outcome/);
   });
 });
 
@@ -193,6 +278,28 @@ steps:
     // The stack's pages are there from the start: push does not fault.
     expect(await outcomeOf(text)).toEqual([]);
   });
+
+  test('user code that returns, and memory that comes with the first touch', async () => {
+    const text = `${HEAD}
+data: [{ symbol: d, size: 8KiB, where: user, populate: false }]
+text:
+  - { symbol: u, section: user, asm: "c3 ret" }
+  - symbol: load
+    section: user
+    asm: |
+      48 8b 07  mov rax, qword ptr [rdi]
+      c3        ret
+steps:
+  - { user: u, expect: { faults: [] } }
+  - user: load
+    registers: { rdi: d + 0x1000, rax: -1 }
+    expect:
+      faults: [{ error_code: X86_PF_USER, resolved_by: vm }]
+      registers: { rax: 0 }
+      ptes: [{ va: d, value: none }, { va: d + 0x1000, value: page }]
+`;
+    expect(await outcomeOf(text)).toEqual([]);
+  });
 });
 
 test('fmt writes bytes, changes nothing else, and is done after one time', async () => {
@@ -236,6 +343,25 @@ ${CALL}`;
       return formatFixture(fixture, images);
     })(),
   ).rejects.toThrow('bytes go in front of the lines of a block (`|`)');
+});
+
+test('fmt mends distances when something has moved, and nothing else', async () => {
+  const program = (bytes: string): string => `${HEAD}text:
+  - symbol: f
+    asm: |
+      ${bytes}  call g
+      c3              ret
+  - symbol: g
+    asm: |
+      c3  ret
+${CALL}`;
+  const stale = load(program('e8 ff 00 00 00'));
+  await expect(buildMachine(stale, engine)).rejects.toThrow(/not "call g", which would be e8 0b 00 00 00/);
+  const { machine, images } = await buildMachine(withoutDistances(stale), engine);
+  machine.close();
+  expect(formatFixture(stale, images)).toBe(program('e8 0b 00 00 00'));
+  const wrong = load(program('48 89 07').replace('call g', 'mov rax, rbx'));
+  await expect(buildMachine(withoutDistances(wrong), engine)).rejects.toThrow(/the bytes 48 89 07 are/);
 });
 
 test('explain tells of each step, or of one', async () => {

@@ -8,7 +8,7 @@ import { checkRun, checkTexts } from './checks/check-run.js';
 import { checkState, requireRegister, wantedBytes } from './checks/check-state.js';
 import { Checks, type Failure } from './checks/failure.js';
 import type { Fixture } from './load.js';
-import { type Machine, MissingArena } from './machine.js';
+import { type Machine, StepRefusal } from './machine.js';
 import type { StateExpect } from './schema-expect.js';
 import type {
   AllocStep,
@@ -66,7 +66,7 @@ function placed({ source }: Fixture, path: Path, run: () => void): void {
     run();
   } catch (error) {
     const isFixtures =
-      error instanceof MissingArena ||
+      error instanceof StepRefusal ||
       error instanceof RamError ||
       error instanceof PageAllocatorError ||
       error instanceof VmallocError;
@@ -119,7 +119,16 @@ class StepRunner {
     const { machine } = this;
     const registers = new Map<string, bigint>();
     for (const [name, value] of Object.entries(step.registers ?? {})) {
-      requireRegister(this.checks, name, [...path, 'registers', name]);
+      const at = [...path, 'registers', name];
+      requireRegister(this.checks, name, at);
+      if (name === machine.arch.pcRegister) {
+        const { source } = this.fixture;
+        const key = 'call' in step ? 'call' : 'user';
+        throw source.error(
+          source.keyPlace(at),
+          `\`${name}\` is where the step begins: the key ${key} says it`,
+        );
+      }
       registers.set(name, value.value(machine.scope));
     }
     const outcome =
@@ -190,7 +199,8 @@ class StepRunner {
     const { va, level, value } = step.pte;
     const at = va.value(this.machine.scope);
     if (!this.machine.writeEntry(cpu, at, level ?? null, value.value(this.machine.scope))) {
-      throw va.error(`${this.checks.shown(at)} has no entry at level ${level}: the tables end above it`);
+      const wanted = level === undefined ? 'entry' : `entry at level ${level}`;
+      throw va.error(`${this.checks.shown(at)} has no ${wanted}: the tables end above it`);
     }
     this.#expectStep(step.expect, path, cpu, start);
   }

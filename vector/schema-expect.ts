@@ -80,7 +80,7 @@ export const fault = z
       .enum(RESOLUTIONS)
       .optional()
       .describe(
-        'What ended the fault. scratch: the arena installed its scratch page. fixup: an exception-table entry. ' +
+        'What ended the fault. scratch: the hook of the arena returned true, as it does behind its scratch page. fixup: an exception-table entry. ' +
           'kfence: KFENCE. spurious: ignored as stale. vm: handle_mm_fault(). oops, panic, signal: no way on. ' +
           'none: the kernel gave back nothing new, or the run ended in the middle.',
       ),

@@ -68,7 +68,7 @@ const program = z
       .string()
       .regex(/^[0-9a-f]{16}$/, { error: 'a tag is 16 lower-case hexadecimal digits' })
       .optional()
-      .describe('Tag in its symbol, bpf_prog_<tag>_<name>; made from the name if left out.'),
+      .describe('Tag in its symbol, bpf_prog_<tag>_<name>; a hash of the image if left out.'),
     subprogram_of: z.string().optional().describe('The main program that it belongs to.'),
     lines: z
       .array(
@@ -132,6 +132,12 @@ const data = z
       .describe('vmalloc area (if left out), direct map, or user memory.'),
     prot: z.enum(['rw', 'ro', 'rx', 'rwx']).optional().describe('rw if left out.'),
     at: expressionOf('Address, page aligned. Chosen if left out.').optional(),
+    populate: z
+      .boolean()
+      .optional()
+      .describe(
+        'user: false maps the range as mmap() does, and its pages come with the first touch. true if left out.',
+      ),
   })
   .describe('Pages with data in them.');
 

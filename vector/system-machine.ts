@@ -19,7 +19,7 @@ import { drain } from '../emu/path.js';
 import { ENOENT } from '../kernel/errno.js';
 import { descend, entryAt, isStop, PTE, setEntry, stoppedAt, stoppedBy } from '../mm/descend.js';
 import { ENTRY_NONE } from '../mm/table_entries.js';
-import { DataPages } from './data-pages.js';
+import { DataPages, isRefusal } from './data-pages.js';
 import {
   type ArenaView,
   type CallContext,
@@ -28,6 +28,7 @@ import {
   type Machine,
   MissingArena,
   type PagesCall,
+  StepRefusal,
 } from './machine.js';
 import { type ArenaAddresses, MachineScope } from './machine-scope.js';
 
@@ -36,6 +37,7 @@ const PAGE = 4096n;
 const LEVELS: readonly EntryLevel[] = ['pgd', 'pud', 'pmd', 'pte'];
 /** Bytes that one table of leaf entries maps. */
 const TABLE_SPAN = 0x20_0000;
+const EMPTY_TABLE = new Uint8Array(4096);
 const ALLOCATE = new Map(
   Object.entries({
     bpf_arena_alloc_pages,
@@ -111,6 +113,7 @@ export class SystemMachine implements Machine {
 
   call(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>, context: CallContext): RunOutcome {
     const { current } = this.system.here(cpu);
+    if (!this.#hasStack(cpu)) return this.#notRun(cpu, pc, "the top of the CPU's kernel stack is not mapped");
     const { in_interrupt, pagefault_disabled } = current;
     current.in_interrupt = context.in_interrupt;
     current.pagefault_disabled = context.pagefault_disabled;
@@ -123,8 +126,34 @@ export class SystemMachine implements Machine {
   }
 
   user(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>): RunOutcome {
-    this.#userStack ??= new DataPages(this.system).stack();
+    if (!this.#hasStack(cpu)) return this.#notRun(cpu, pc, "the top of the CPU's kernel stack is not mapped");
+    this.#userStack ??= this.#makeUserStack();
     return drain(this.system.user(cpu, pc, this.#userStack, registers));
+  }
+
+  #makeUserStack(): bigint {
+    try {
+      return new DataPages(this.system).stack();
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      throw new StepRefusal(`no user stack can be had: ${error.message}`);
+    }
+  }
+
+  /** Where steps before have bent the tables, there may be no stack to start on. */
+  #hasStack(cpu: number): boolean {
+    const { current, mmu, ram } = this.system.here(cpu);
+    const pa = mmu.peek(current.stack + BigInt(current.stackSize - 8));
+    return pa >= 0 && ram.contains(pa, 8);
+  }
+
+  /** A run that ends before its first instruction. */
+  #notRun(cpu: number, pc: bigint, why: string): RunOutcome {
+    const { trace } = this.system.here(cpu);
+    const outcome: RunOutcome = { kind: 'stopped', pc, why };
+    trace.emit({ type: 'run', cpu, pc });
+    trace.emit({ type: 'outcome', cpu, outcome });
+    return outcome;
   }
 
   readMemory(cpu: number, va: bigint, length: number): Uint8Array | null {
@@ -305,7 +334,6 @@ export class SystemMachine implements Machine {
   /** Visits every leaf entry of an arena's window that is not zero. */
   #eachEntry(arena: bpf_arena, visit: (entry: bigint) => void): void {
     const { memory, ram } = this.system;
-    const { words32: words, base } = ram;
     const here = this.system.here();
     const start = toSigned(arena.kern_vm_start);
     const end = start + RECOVERY_SZ;
@@ -314,10 +342,13 @@ export class SystemMachine implements Machine {
       if (isStop(table)) continue;
       const first = Math.floor(va / 4096) & 511;
       const last = Math.min(512, first + Math.ceil((end - va) / 4096));
-      // Nearly all of a million entries are empty: look at the halves before making a bigint.
-      const from = (table - base) / 4;
-      for (let word = from + first * 2; word < from + last * 2; word += 2) {
-        if (words[word] !== 0 || words[word + 1] !== 0) visit(ram.readU64(base + word * 4));
+      // Nearly all of two thousand tables are empty: those are not looked through.
+      const offset = table - ram.base;
+      if (Buffer.compare(ram.bytes.subarray(offset, offset + EMPTY_TABLE.length), EMPTY_TABLE) === 0)
+        continue;
+      for (let index = first; index < last; index += 1) {
+        const entry = ram.readU64(table + index * 8);
+        if (entry !== 0n) visit(entry);
       }
     }
   }

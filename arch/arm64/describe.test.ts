@@ -21,27 +21,30 @@ describe('describeWalk', () => {
     const value = (level: number): string =>
       machine.ram.readU64(machine.entryPa(K, level)).toString(16).padStart(16, '0');
     const next = (level: number): string => (machine.entryPa(K, level) & ~0xfff).toString(16);
-    const table = (level: number): string =>
-      `= 0x${value(level)}  table at 0x${next(level + 1)}, UXNTable: no execution by EL0 below`;
+    const table = (level: number): string => `= ${value(level)}  table at 0x${next(level + 1)} UXNTable=1`;
     expect(lines).toEqual([
-      `PGD[256] level 0 at physical ${at(0)} ${table(0)}`,
-      `PUD[4]   level 1 at physical ${at(1)} ${table(1)}`,
-      `PMD[282] level 2 at physical ${at(2)} ${table(2)}`,
-      `PTE[86]  level 3 at physical ${at(3)} = 0x0000000000000000  bit 0 = 0: invalid (none)`,
-      'privileged read of 0xffff800123456008 through TTBR1_EL1: level 3 translation fault, decided at PTE',
+      `PGD[256] level 0 at ${at(0)} ${table(0)}`,
+      `PUD[4]   level 1 at ${at(1)} ${table(1)}`,
+      `PMD[282] level 2 at ${at(2)} ${table(2)}`,
+      `PTE[86]  level 3 at ${at(3)} = 0000000000000000  invalid: bit 0 = 0`,
+      'privileged read of ffff800123456008 through TTBR1_EL1, decided at PTE:',
+      '  level 3 translation fault',
     ]);
   });
 
   test.each([
-    [3, 0x00e8_0000_43e0_0f06n, /invalid; bit 11 = 1: present for software/],
-    [3, 0x00e8_0000_4000_0701n, /01: reserved at level 3, invalid for hardware/],
-    [0, 0x0000_0000_4000_0701n, /no blocks at level 0/],
+    [3, 0x00e8_0000_43e0_0f06n, /invalid: bit 0 = 0 .*PTE_PRESENT_INVALID=1: present for software$/],
+    [3, 0x00e8_0000_4000_0701n, /invalid: bits 1:0 = 01 .*reserved at level 3/],
+    [0, 0x0000_0000_4000_0701n, /invalid: bits 1:0 = 01 .*no blocks at level 0$/],
     [
       2,
       0x00e0_0000_4020_0781n,
-      /2 MiB block at 0x40200000, AP\[2:1\]=10: EL1 read-only, EL0 no access, AF=1/,
+      /2 MiB block at 0x40200000 {10}AP\[2:1\]=10 \(EL1 r\/o, EL0 none\) AF=1 nG=0 DBM=0 PXN=1 UXN=1$/,
     ],
-    [3, 0x00e8_0000_4000_0303n, /page at 0x40000000, AP\[2:1\]=00: EL1 read\/write, .* AF=0: access flag/],
+    [3, 0x00e8_0000_4000_0303n, /page at 0x40000000 .*AP\[2:1\]=00 \(EL1 r\/w, EL0 none\) AF=0 nG=0 DBM=1/],
+    // A user page that was not written yet, and a table that takes rights from all below.
+    [3, 0x0068_0000_4000_0fc3n, /AP\[2:1\]=11 \(EL1 r\/o, EL0 r\/o\) AF=1 nG=1 DBM=1 PXN=1 UXN=1$/],
+    [2, 0x6800_0000_4000_0403n, /table at 0x40000000 APTable=11 PXNTable=1$/],
   ])('level %s, %s', (level, entry, text) => {
     // Level 0 is shared with everything else: only the description is wanted there.
     const event = {
@@ -59,13 +62,17 @@ describe('describeWalk', () => {
       entryPa: 0x4000_0000,
       entry: i === level ? entry : 0x1000_0000_4000_1403n,
     }));
-    expect(describeWalk({ ...event, levels })[level]).toMatch(text);
+    const own = describeWalk({ ...event, levels }).slice(level, -2);
+    expect(own.join(' ')).toMatch(text);
+    // Explained, they stand six columns in.
+    expect(Math.max(...own.map((line) => line.length))).toBeLessThanOrEqual(94);
   });
 
   test('an address out of range has no entries', () => {
     const event = { type: 'walk', cpu: 0, va: 0xdead_0000_0000_0108n, access: 'write', user: true } as const;
     expect(describeWalk({ ...event, levels: [], verdict: 'level 0 translation fault', at: null })).toEqual([
-      'unprivileged write of 0xdead000000000108 through TTBR1_EL1: level 0 translation fault, decided before any table was read',
+      'unprivileged write of dead000000000108 through TTBR1_EL1, decided before any table was read:',
+      '  level 0 translation fault',
     ]);
   });
 });
@@ -75,8 +82,8 @@ test('describeFault names the fields that matter', () => {
     'EC = 0x25: DABT (current EL)',
     'IL = 1: 32-bit instruction',
     'DFSC = 0x07: level 3 translation fault',
-    'WnR = 1: write',
-    'CM = 1: cache maintenance (WnR is always 1 with it)',
+    'WnR = 1: by a write',
+    'CM = 1: by cache maintenance (WnR is always 1 with it)',
     'ISV = 0: no syndrome of the instruction',
   ]);
   expect(describeFault('Instruction Abort', 0x8200_000fn)).toEqual([

@@ -26,60 +26,61 @@ function isSet(entry: bigint, position: number): boolean {
 function accessText(entry: bigint): string {
   const el0 = isSet(entry, 6);
   const readOnly = isSet(entry, 7);
-  const el1 = readOnly ? 'read-only' : 'read/write';
-  return `AP[2:1]=${readOnly ? 1 : 0}${el0 ? 1 : 0}: EL1 ${el1}, EL0 ${el0 ? el1 : 'no access'}`;
+  const el1 = readOnly ? 'r/o' : 'r/w';
+  return `AP[2:1]=${readOnly ? 1 : 0}${el0 ? 1 : 0} (EL1 ${el1}, EL0 ${el0 ? el1 : 'none'})`;
 }
 
-/** The bits of a leaf that permission and access flag checks look at. */
+/** The bits of a leaf that permission and access flag checks look at, and nG. */
 function leafText(entry: bigint): string {
-  const parts = [accessText(entry), isSet(entry, 10) ? 'AF=1' : 'AF=0: access flag not set'];
-  if (isSet(entry, 51)) parts.push('DBM=1');
-  if (isSet(entry, 53)) parts.push('PXN=1');
-  if (isSet(entry, 54)) parts.push('UXN=1');
-  return parts.join(', ');
+  const flag = (name: string, position: number): string => `${name}=${isSet(entry, position) ? 1 : 0}`;
+  const flags = [flag('AF', 10), flag('nG', 11), flag('DBM', 51), flag('PXN', 53), flag('UXN', 54)];
+  return `${accessText(entry)} ${flags.join(' ')}`;
 }
 
-/** What a table descriptor takes away from everything below it. */
+/** What a table descriptor takes away from everything below it: the fields that are not 0. */
 function tableText(entry: bigint): string {
   const parts: string[] = [];
-  if (isSet(entry, 61)) parts.push('no access for EL0 below');
-  if (isSet(entry, 62)) parts.push('no writes below');
-  if (isSet(entry, 59)) parts.push('PXNTable: no execution by EL1 below');
-  if (isSet(entry, 60)) parts.push('UXNTable: no execution by EL0 below');
-  return parts.length === 0 ? '' : `, ${parts.join(', ')}`;
+  const apTable = (isSet(entry, 62) ? 2 : 0) + (isSet(entry, 61) ? 1 : 0);
+  if (apTable !== 0) parts.push(`APTable=${apTable >>> 1}${apTable & 1}`);
+  if (isSet(entry, 59)) parts.push('PXNTable=1');
+  if (isSet(entry, 60)) parts.push('UXNTable=1');
+  return parts.length === 0 ? '' : ` ${parts.join(' ')}`;
 }
 
-function entryText({ entry }: WalkLevel, level: number): string {
+/** What the entry is, and a second text: the bits of a leaf, or why an entry that is not 0 is invalid. */
+function entryText({ entry }: WalkLevel, level: number): readonly [string, string | null] {
   if (!isSet(entry, 0)) {
-    if (entry === 0n) return 'bit 0 = 0: invalid (none)';
-    if (isSet(entry, 11)) return 'bit 0 = 0: invalid; bit 11 = 1: present for software (present-invalid)';
-    return 'bit 0 = 0: invalid, the other bits are ignored';
+    if (entry === 0n) return ['invalid: bit 0 = 0', null];
+    if (isSet(entry, 11)) return ['invalid: bit 0 = 0', 'PTE_PRESENT_INVALID=1: present for software'];
+    return ['invalid: bit 0 = 0, other bits ignored', null];
   }
   if (level < 3 && isSet(entry, 1)) {
-    return `table at 0x${(entry & TABLE_ADDR).toString(16)}${tableText(entry)}`;
+    return [`table at 0x${(entry & TABLE_ADDR).toString(16)}${tableText(entry)}`, null];
   }
-  if (level === 0) return 'bits 1:0 = 01: no blocks at level 0, invalid';
-  if (level === 3 && !isSet(entry, 1)) return 'bits 1:0 = 01: reserved at level 3, invalid for hardware';
+  if (level === 0) return ['invalid: bits 1:0 = 01', 'there are no blocks at level 0'];
+  if (level === 3 && !isSet(entry, 1))
+    return ['invalid: bits 1:0 = 01', 'reserved at level 3; valid for software, which looks at bit 0'];
   const size = level === 3 ? 12n : level === 2 ? 21n : 30n;
   const what = level === 3 ? 'page' : level === 2 ? '2 MiB block' : '1 GiB block';
   const address = ((entry & TABLE_ADDR) >> size) << size;
-  return `${what} at 0x${address.toString(16)}, ${leafText(entry)}`;
+  return [`${what} at 0x${address.toString(16)}`, leafText(entry)];
 }
 
-/** One line for each entry that the walk read, and one for what it came to. */
+/** For each entry that the walk read a line, and one more where there is more to tell; then what it came to. */
 export function describeWalk(event: WalkEvent): string[] {
-  const lines = event.levels.map((read, level) => {
+  const lines = event.levels.flatMap((read, level) => {
     const index = (event.va >> BigInt(39 - 9 * level)) & 511n;
     const name = `${read.level.toUpperCase()}[${index}]`.padEnd(8);
-    const place = `level ${level} at physical 0x${read.entryPa.toString(16).padStart(9, '0')}`;
-    return `${name} ${place} = 0x${hex16(read.entry)}  ${entryText(read, level)}`;
+    const place = `level ${level} at 0x${read.entryPa.toString(16).padStart(9, '0')}`;
+    const [what, bits] = entryText(read, level);
+    const line = `${name} ${place} = ${hex16(read.entry)}  ${what}`;
+    return bits === null ? [line] : [line, `${' '.repeat(9)}${bits}`];
   });
   const half = isSet(event.va, 55) ? 'TTBR1_EL1' : 'TTBR0_EL1';
   const who = event.user ? 'unprivileged' : 'privileged';
   const where = event.at === null ? 'before any table was read' : `at ${event.at.toUpperCase()}`;
-  lines.push(
-    `${who} ${event.access} of 0x${hex16(event.va)} through ${half}: ${event.verdict}, decided ${where}`,
-  );
+  lines.push(`${who} ${event.access} of ${hex16(event.va)} through ${half}, decided ${where}:`);
+  lines.push(`  ${event.verdict}`);
   return lines;
 }
 
@@ -87,7 +88,7 @@ export function describeWalk(event: WalkEvent): string[] {
 export function describeFault(_exception: string, code: bigint): string[] {
   const ec = ESR_ELx_EC(code);
   const lines = [
-    `EC = 0x${ec.toString(16)}: ${esr_get_class_string(code)}`,
+    `EC = 0x${ec.toString(16).padStart(2, '0')}: ${esr_get_class_string(code)}`,
     `IL = ${(code & ESR_ELx_IL) !== 0n ? '1: 32-bit instruction' : '0: 16-bit instruction'}`,
   ];
   const dataAbort = esr_is_data_abort(code);
@@ -98,8 +99,9 @@ export function describeFault(_exception: string, code: bigint): string[] {
     );
   }
   if (dataAbort) {
-    lines.push(`WnR = ${wnr(code) ? '1: write' : '0: read'}`);
-    if (cm(code)) lines.push('CM = 1: cache maintenance (WnR is always 1 with it)');
+    // WnR tells about the fault: an atomic that may not even read is reported as a read.
+    lines.push(`WnR = ${wnr(code) ? '1: by a write' : '0: by a read'}`);
+    if (cm(code)) lines.push('CM = 1: by cache maintenance (WnR is always 1 with it)');
     lines.push((code & ESR_ELx_ISV) !== 0n ? 'ISV = 1' : 'ISV = 0: no syndrome of the instruction');
   }
   return lines;

@@ -30,8 +30,6 @@ const EXCP_DATA_ABORT = 4;
 const EXCP_BKPT = 7;
 const EXCP_SMC = 13;
 
-const PT_REGS_SIZE_ADDRESS = BigInt(PT_REGS_SIZE);
-
 const PSTATE_PAN = 1 << 22;
 const PSTATE_UAO = 1 << 23;
 
@@ -48,36 +46,50 @@ interface Syndrome {
 /** See Arch.handleStop. */
 export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
   const mmu = mmuOf(here);
+  const outer = here.regs;
   const regs = mmu.enterException();
   mmu.user = regs.user_mode;
   try {
     // EL0 must not wait for interrupts (SCTLR_EL1.nTWI = 0), which is what the engine does at the sentinel.
     if (regs.pc === here.cpu.sentinel) return { how: 'end', outcome: { kind: 'returned' } };
-    switch (stop.kind) {
-      case 'miss': {
-        const syndrome = memoryAbort(here, mmu, regs, stop.va, stop.access);
-        return syndrome === null ? goOn(regs, stop.va) : yield* take(here, mmu, regs, syndrome);
-      }
-      case 'cache-op': {
-        const syndrome = cacheMaintenanceAbort(here, mmu, regs, stop.va, stop.write);
-        // The instruction has no effect that could be seen here: it is done.
-        if (syndrome === null) {
-          return { how: 'fixup', pc: BigInt.asUintN(64, regs.pc + 4n), address: stop.va, entry: 0n };
-        }
-        return yield* take(here, mmu, regs, syndrome);
-      }
-      case 'exception':
-        return yield* engineException(here, mmu, regs, stop.number);
-      case 'invalid-instruction':
-        return stopped('undefined instruction', regs.pc);
-      case 'halt':
-        return stopped('wfi', regs.pc - 4n);
-      case 'exit':
-      case 'count':
-        throw new Error(`a stop of kind ${stop.kind} is no exception`);
-    }
+    const syndrome = syndromeOf(here, mmu, regs, stop);
+    if ('how' in syndrome) return syndrome;
+
+    const { pc } = regs;
+    const { far, esr } = syndrome;
+    raise(here, mmu, pc, syndrome);
+    here.regs = regs;
+    if (!pushFrame(here, mmu, regs)) yield* panic_bad_stack(here, regs, esr, far);
+    else if (regs.user_mode) yield* el0t_64_sync_handler(here, regs);
+    else yield* el1h_64_sync_handler(here, regs);
+    if (regs.dirty !== 0) writeBack(here, regs);
+    return { how: regs.pc === pc ? 'retry' : 'fixup', pc: regs.pc, address: far, entry: syndrome.entry };
   } finally {
+    here.regs = outer;
     mmu.leaveException();
+  }
+}
+
+/** The exception that a stop is, or how the guest goes on without one. */
+function syndromeOf(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, stop: CpuStop): Syndrome | Resumption {
+  switch (stop.kind) {
+    case 'miss':
+      return memoryAbort(here, mmu, regs, stop.va, stop.access) ?? goOn(regs, stop.va);
+    case 'cache-op': {
+      const syndrome = cacheMaintenanceAbort(here, mmu, regs, stop.va, stop.write);
+      if (syndrome !== null) return syndrome;
+      // The instruction has no effect that could be seen here: it is done.
+      return { how: 'fixup', pc: BigInt.asUintN(64, regs.pc + 4n), address: stop.va, entry: 0n };
+    }
+    case 'exception':
+      return engineException(mmu, regs, stop.number);
+    case 'invalid-instruction':
+      return stopped('undefined instruction', regs.pc);
+    case 'halt':
+      return stopped('wfi', regs.pc - 4n);
+    case 'exit':
+    case 'count':
+      throw new Error(`a stop of kind ${stop.kind} is no exception`);
   }
 }
 
@@ -90,22 +102,20 @@ function goOn(regs: Arm64PtRegs, address: bigint): Resumption {
   return { how: 'retry', pc: regs.pc, address, entry: 0n };
 }
 
-function* engineException(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, number: number): Path<Resumption> {
+function engineException(mmu: Arm64Mmu, regs: Arm64PtRegs, number: number): Syndrome | Resumption {
   switch (number) {
     case EXCEPTION_PC_ALIGNMENT:
-      return yield* take(here, mmu, regs, {
+      return {
         exception: 'PC Alignment',
         far: regs.pc,
         esr: plainEsr(ESR_ELx_EC_PC_ALIGN),
         access: ACCESS_FETCH,
         entry: 0n,
-      });
+      };
     case EXCP_DATA_ABORT: {
       const word = mmu.instructionAt(regs.pcSigned);
       const syndrome = word === null ? null : alignmentAbort(regs, word, classify(word));
-      return syndrome === null
-        ? stopped('data abort of the engine', regs.pc)
-        : yield* take(here, mmu, regs, syndrome);
+      return syndrome ?? stopped('data abort of the engine', regs.pc);
     }
     case EXCP_SWI:
       return stopped('svc', regs.pc - 4n);
@@ -223,41 +233,27 @@ function cacheMaintenanceAbort(
   };
 }
 
-/** Takes the exception to EL1, runs the kernel, and returns from the exception. */
-function* take(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, syndrome: Syndrome): Path<Resumption> {
-  const { cpu, trace } = here;
-  const pc = regs.pc;
-  mmu.setSyndrome(syndrome.far, syndrome.esr);
+/** Takes the exception to EL1. */
+function raise(here: ThisCpu, mmu: Arm64Mmu, pc: bigint, { exception, far, esr, access }: Syndrome): void {
+  const { trace } = here;
+  mmu.setSyndrome(far, esr);
   trace.emit({
     type: 'fault',
     cpu: trace.cpu,
-    exception: syndrome.exception,
+    exception,
     pc,
-    address: syndrome.far,
-    code: syndrome.esr,
-    access: accessType(syndrome.access),
+    address: far,
+    code: esr,
+    access: accessType(access),
   });
-  const outer = here.regs;
-  here.regs = regs;
-  try {
-    if (!pushFrame(here, mmu, regs)) {
-      yield* panic_bad_stack(here, regs, syndrome.esr, syndrome.far);
-    } else if (regs.user_mode) {
-      yield* el0t_64_sync_handler(here, regs);
-    } else {
-      yield* el1h_64_sync_handler(here, regs);
-    }
-  } finally {
-    here.regs = outer;
+}
+
+/** The exception return: what the kernel changed goes into the CPU. */
+function writeBack({ cpu }: ThisCpu, regs: Arm64PtRegs): void {
+  for (let n = 0; n < 31; n++) {
+    if (((regs.dirty >>> n) & 1) === 1) cpu.write(`x${n}`, regs.x(n));
   }
-  if (regs.dirty !== 0) {
-    for (let n = 0; n < 31; n++) {
-      if (((regs.dirty >>> n) & 1) === 1) cpu.write(`x${n}`, regs.x(n));
-    }
-    if (regs.dirty < 0) cpu.write('sp', regs.sp);
-  }
-  const how = regs.pc === pc ? 'retry' : 'fixup';
-  return { how, pc: regs.pc, address: syndrome.far, entry: syndrome.entry };
+  if (regs.dirty < 0) cpu.write('sp', regs.sp);
 }
 
 /**
@@ -271,13 +267,11 @@ function pushFrame(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs): boolean {
   const stack = mmu.stackOf(current);
   const user = regs.user_mode;
   const at = (user ? stack + current.stackSize : regs.spSigned) - PT_REGS_SIZE;
-  if (at % 16 !== 0) return false;
+  if ((at & 15) !== 0) return false;
   if (at < stack && at >= stack - current.stackSize) return false;
   const first = mmu.writable(at);
   const second = (at & 0xfff) + PT_REGS_SIZE > 4096 ? mmu.writable(at + PT_REGS_SIZE - 8) : 0;
   if (first < 0 || second < 0) return false;
-  const top = user ? current.stack + BigInt(current.stackSize) : regs.sp;
-  const frame = BigInt.asUintN(64, top - PT_REGS_SIZE_ADDRESS);
-  regs.place(here.ram, frame, first, second - (second % 4096));
+  regs.place(here.ram, at, first, second - (second % 4096));
   return true;
 }

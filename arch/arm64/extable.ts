@@ -19,6 +19,15 @@ export const EX_TYPE_KACCESS_ERR_ZERO = 3;
 export const EX_TYPE_UACCESS_CPY = 4;
 export const EX_TYPE_LOAD_UNALIGNED_ZEROPAD = 5;
 
+const TYPE_NAMES: readonly string[] = [
+  'EX_TYPE_NONE',
+  'EX_TYPE_BPF',
+  'EX_TYPE_UACCESS_ERR_ZERO',
+  'EX_TYPE_KACCESS_ERR_ZERO',
+  'EX_TYPE_UACCESS_CPY',
+  'EX_TYPE_LOAD_UNALIGNED_ZEROPAD',
+];
+
 /** Data of UACCESS_ERR_ZERO: register numbers, 31 for none. The zeropad type uses the same two fields. */
 const EX_DATA_REG_SECOND_SHIFT = 5;
 const EX_DATA_REG_MASK = 0x1f;
@@ -63,8 +72,8 @@ function get_ex_fixup(ex: exception_table_entry): bigint {
   return BigInt.asUintN(64, ex.fixupFieldVa + BigInt(ex.fixup));
 }
 
-/** insn_may_access_user(): has the instruction an entry, and one for this direction? */
-export function uaccessAllows(here: ThisCpu, addr: bigint, esr: bigint): boolean {
+/** Has the instruction an entry, and one for this direction? */
+export function insn_may_access_user(here: ThisCpu, addr: bigint, esr: bigint): boolean {
   const hit = here.kernel.search_exception_tables(addr);
   if (hit === null) return false;
   const ex = readEntry(here, hit);
@@ -87,7 +96,9 @@ const ex_handler_bpf = port(
       const addr = BigInt.asUintN(64, base + off);
       yield* here.kernel.bpf_prog_report_arena_violation(here, dst === DONT_CLEAR, addr, regs.pc);
     }
-    if (dst !== DONT_CLEAR) regs.pt_regs_write_reg(dst, 0n);
+    if (yield* here.trace.decide('ex_handler_bpf', 'dst_reg != DONT_CLEAR', dst !== DONT_CLEAR)) {
+      regs.pt_regs_write_reg(dst, 0n);
+    }
     regs.pc = BigInt.asUintN(64, regs.pc + 4n);
     return true;
   },
@@ -110,8 +121,8 @@ const ex_handler_uaccess_cpy = port(
   'ex_handler_uaccess_cpy',
   ['regs', 'esr'],
   function* (here: ThisCpu, ex: exception_table_entry, regs: Arm64PtRegs, esr: bigint): Path<boolean> {
-    const user = cpy_faulted_on_uaccess(ex, esr);
-    if (!(yield* here.trace.decide('ex_handler_uaccess_cpy', 'cpy_faulted_on_uaccess(ex, esr)', user))) {
+    const kernel = !cpy_faulted_on_uaccess(ex, esr);
+    if (yield* here.trace.decide('ex_handler_uaccess_cpy', '!cpy_faulted_on_uaccess(ex, esr)', kernel)) {
       return false;
     }
     regs.pc = get_ex_fixup(ex);
@@ -145,10 +156,12 @@ export const fixup_exception = port(
   ['regs', 'esr'],
   function* (here: ThisCpu, regs: Arm64PtRegs, esr: bigint): Path<boolean> {
     const hit = here.kernel.search_exception_tables(regs.pc);
-    const none = yield* here.trace.decide('fixup_exception', '!search_exception_tables(pc)', hit === null);
-    if (none || hit === null) return false;
+    const search = 'search_exception_tables(instruction_pointer(regs))';
+    yield* here.trace.decide('fixup_exception', search, hit?.va ?? null);
+    if (hit === null) return false;
     const ex = readEntry(here, hit);
-    switch (yield* here.trace.decide('fixup_exception', 'ex->type', ex.type)) {
+    yield* here.trace.decide('fixup_exception', 'ex->type', TYPE_NAMES[ex.type] ?? ex.type);
+    switch (ex.type) {
       case EX_TYPE_BPF:
         return yield* ex_handler_bpf(here, ex, regs);
       case EX_TYPE_UACCESS_ERR_ZERO:

@@ -31,7 +31,9 @@ const FAR_AWAY = 0xffff_9001_2345_6008n;
 
 const EL1_PATH = ['el1h_64_sync_handler', 'el1_abort', 'do_mem_abort'];
 const BAD_AREA = [...EL1_PATH, 'do_translation_fault', 'do_bad_area', '__do_kernel_fault'];
-const OOPS = ['die_kernel_fault', 'die'];
+const OOPS = ['die_kernel_fault', 'die', '__die'];
+/** Data aborts try the exception table, then ask whether the fault is still there. */
+const FIXUP = ['fixup_exception', 'is_spurious_el1_translation_fault'];
 const STAGES = ['kfence_handle_page_fault', 'bpf_arena_handle_page_fault'];
 
 function unable(what: string, address: bigint): string {
@@ -86,7 +88,7 @@ describe('EL1 accesses that nobody recovers', () => {
     machine.set(va, level, entry);
     expect(machine.miss(va, access)).toEqual(oopsed(unable('paging request', va)));
     expect(machine.esr()).toBe(esr);
-    expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception', ...STAGES, ...OOPS]);
+    expect(machine.path()).toEqual([...BAD_AREA, ...FIXUP, ...STAGES, ...OOPS]);
     expect(machine.kernel.console.find((line) => line.startsWith('[ffff'))?.endsWith(tail)).toBe(true);
   });
 
@@ -99,7 +101,7 @@ describe('EL1 accesses that nobody recovers', () => {
       'do_translation_fault',
       'do_page_fault',
       '__do_kernel_fault',
-      'fixup_exception',
+      ...FIXUP,
       ...OOPS,
     ]);
     expect(machine.kernel.console).toContain('[0000000000000000] user address but active_mm is swapper');
@@ -145,13 +147,7 @@ describe('EL1 accesses that nobody recovers', () => {
     expect(machine.miss(K, access)).toEqual(oopsed(unable('write to read-only memory', K)));
     expect(machine.esr()).toBe('9600004f');
     // A permission fault is not translation: nobody is asked.
-    expect(machine.path()).toEqual([
-      ...EL1_PATH,
-      'do_page_fault',
-      '__do_kernel_fault',
-      'fixup_exception',
-      ...OOPS,
-    ]);
+    expect(machine.path()).toEqual([...EL1_PATH, 'do_page_fault', '__do_kernel_fault', ...FIXUP, ...OOPS]);
   });
 
   test('a store to a read-only 2 MiB block faults at level 2, and show_pte ends with the block', () => {
@@ -330,7 +326,7 @@ describe('recovery', () => {
       machine.kernel.answers.arena = () => true;
       expect(machine.miss(K, access)).toEqual({ how: 'retry', pc: TEXT, address: K, entry: 0n });
       expect(machine.esr()).toBe(esr);
-      expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception', ...STAGES]);
+      expect(machine.path()).toEqual([...BAD_AREA, ...FIXUP, ...STAGES]);
       expect(machine.log.events).toContainEqual(
         expect.objectContaining({ type: 'enter', fn: 'bpf_arena_handle_page_fault', args: [K, write, TEXT] }),
       );
@@ -385,7 +381,12 @@ describe('recovery', () => {
         return null;
       };
       expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'retry' });
-      expect(machine.path()).toEqual([...BAD_AREA, 'fixup_exception']);
+      expect(machine.path()).toEqual([...BAD_AREA, ...FIXUP]);
+      // Translates: PAR_EL1.F is 0. Access flag fault: F is 1, and FST is no translation fault.
+      const decided = machine.log.events.flatMap((event) =>
+        event.type === 'decide' && event.fn === 'is_spurious_el1_translation_fault' ? [event.value] : [],
+      );
+      expect(decided).toEqual(entry === PAGE_KERNEL ? [false, true] : [false, false, true]);
       expect(machine.kernel.warnings).toEqual([
         'arch/arm64/mm/fault.c:417: Ignoring spurious kernel translation fault at virtual address ffff800123456008',
       ]);

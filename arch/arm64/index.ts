@@ -10,7 +10,7 @@ import { Arm64Mmu } from './mmu.js';
 import { createPgtable } from './pgtable.js';
 import { Arm64PtRegs, PSR_I_BIT } from './regs.js';
 import { layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
-import { arch_bpf_stack_walk } from './stacktrace.js';
+import { arch_bpf_stack_walk, stackAddresses } from './stacktrace.js';
 
 /**
  * Offsets and sizes as published reports of arm64 kernels print them, where there is one (a stream report
@@ -97,6 +97,7 @@ export const arm64: Arch = {
   handleStop,
 
   arch_bpf_stack_walk,
+  stackAddresses,
   // el1_abort() runs the handlers with the DAIF of the interrupted code, el0_da() with nothing masked.
   irqs_disabled: ({ regs }) =>
     regs instanceof Arm64PtRegs && !regs.user_mode && (regs.pstate & PSR_I_BIT) !== 0n,

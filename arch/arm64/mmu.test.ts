@@ -369,3 +369,39 @@ describe('control registers', () => {
     expect(cpu.read('sctlr_el1') & ((1n << 19n) | (1n << 23n) | 2n)).toBe(0n);
   });
 });
+
+describe('nothing is remembered that the tables do not hold any more', () => {
+  test('an entry of any level changes between two walks', () => {
+    const machine = new TestMachine();
+    machine.map(K, PAGE_KERNEL);
+    const { levels } = machine.mmu.translate(K, 'write', false);
+    const TABLE_NO_WRITE = 1n << 62n;
+    for (const [at, { entryPa, entry }] of levels.entries()) {
+      const readOnly = at === 3 ? entry | AP(2n) : entry | TABLE_NO_WRITE;
+      for (const [value, fault] of [
+        [entry & ~1n, 0x04 + at],
+        // A table's right counts when the leaf is looked at.
+        [readOnly, 0x0f],
+        [entry, 0],
+      ] as const) {
+        machine.ram.writeU64(entryPa, value);
+        const { code, levels: shown } = machine.mmu.translate(K, 'write', false);
+        expect([at, code, shown[at]?.entry]).toEqual([at, fault, value]);
+      }
+    }
+  });
+
+  test('a block in the place of a table', () => {
+    const machine = new TestMachine();
+    const VA = K & ~0xfffn;
+    const pa = machine.map(VA, PAGE_KERNEL);
+    expect(machine.mmu.peek(VA)).toBe(pa);
+    const pmd = machine.entryPa(VA, 2);
+    const table = machine.ram.readU64(pmd);
+    machine.ram.writeU64(pmd, (PAGE_KERNEL & ~2n) | BigInt(machine.ram.base));
+    expect(machine.mmu.peek(VA + 0x1000n)).toBe(machine.ram.base + Number((VA + 0x1000n) & 0x1fffffn));
+    machine.ram.writeU64(pmd, table);
+    expect(machine.mmu.peek(VA)).toBe(pa);
+    expect(machine.mmu.peek(VA + 0x1000n)).toBe(-1);
+  });
+});

@@ -3,7 +3,7 @@
  * pinned (stale) translations. What else the architecture has to remember of a CPU, exceptions, rides
  * along.
  */
-import { pageOf } from '../../emu/address.js';
+import { pageOf, toSigned } from '../../emu/address.js';
 import {
   ACCESS_FETCH,
   ACCESS_READ,
@@ -25,6 +25,7 @@ import { faultInfo } from './fault-info.js';
 import { classify } from './instruction.js';
 import { Arm64PtRegs, SAVED_REGISTERS } from './regs.js';
 import { UnprivilegedCode } from './unprivileged-code.js';
+import { Unwinder } from './unwind.js';
 import {
   ATTR_AF,
   ATTR_DBM,
@@ -96,11 +97,13 @@ export class Arm64Mmu implements Mmu {
   #tbi1 = false;
   readonly #pins = new Map<number, Pin>();
   #lastPin: Pin | null = null;
+  readonly unwinder: Unwinder;
   /** What is known of LDTR and STTR in the code that runs. */
   readonly unprivilegedCode: UnprivilegedCode;
 
   constructor(ram: Ram) {
     this.#ram = ram;
+    this.unwinder = new Unwinder(this, ram);
     this.unprivilegedCode = new UnprivilegedCode(ram);
     this.#walker = new Walker(ram, this.#control);
     this.#sideWalker = new Walker(ram, this.#control);
@@ -132,7 +135,7 @@ export class Arm64Mmu implements Mmu {
   stackOf(task: task_struct): number {
     if (task !== this.#stackTask) {
       this.#stackTask = task;
-      this.#stack = Number(BigInt.asIntN(64, task.stack));
+      this.#stack = toSigned(task.stack);
     }
     return this.#stack;
   }
@@ -213,7 +216,7 @@ export class Arm64Mmu implements Mmu {
   }
 
   #convert(va: bigint): number {
-    const plain = Number(BigInt.asIntN(64, va));
+    const plain = toSigned(va);
     if (plain >= -TWO_48 && plain < TWO_48) return plain;
     const high = ((va >> 55n) & 1n) === 1n;
     if (!(high ? this.#tbi1 : this.#tbi0)) return Number.NaN;
@@ -351,19 +354,7 @@ export class Arm64Mmu implements Mmu {
 
   /** The entries behind the last `faultOf`, root first: as they are, or as they were for a pinned page. */
   walkedLevels(): readonly WalkLevel[] {
-    return this.#lastPin?.levels ?? this.#readLevels();
-  }
-
-  #readLevels(): WalkLevel[] {
-    const walker = this.#walker;
-    const { base, words64 } = this.#ram;
-    const levels: WalkLevel[] = [];
-    for (let i = 0; i < walker.depth; i++) {
-      const entryPa = walker.entryPa[i] ?? 0;
-      const entry = words64[(entryPa - base) / 8] ?? 0n;
-      levels.push({ level: LEVEL_NAMES[i] ?? 'pte', entryPa, entry });
-    }
-    return levels;
+    return this.#lastPin?.levels ?? this.#walker.levels();
   }
 
   /** The event of the last `faultOf`, with the arguments that it had and what it came to. */
@@ -438,12 +429,13 @@ export class Arm64Mmu implements Mmu {
       root: address < 0 ? ttbr1 : ttbr0,
       pa: walker.pa,
       attr: walker.attr,
-      levels: this.#readLevels(),
+      levels: walker.levels(),
     });
     return true;
   }
 
   unpin(va: bigint | null): void {
+    if (this.#pins.size === 0) return;
     if (va === null) this.#pins.clear();
     else this.#pins.delete(this.#locate(pageOf(va)));
   }

@@ -8,7 +8,7 @@ import { hex16 } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_DEFAULT } from '../kernel.js';
 import type { Arm64PtRegs } from './regs.js';
-import { stripPac } from './stacktrace.js';
+import { stripPac } from './unwind.js';
 
 const BTYPE_STRINGS = ['--', 'jc', '-c', 'j-'] as const;
 

@@ -5,6 +5,7 @@
  * Layout from arch/arm64/include/asm/ptrace.h and stacktrace/frame.h, bpf-next merge 8496d9020ff3. Left
  * out: AArch32 views of it.
  */
+import { fromSigned } from '../../emu/address.js';
 import type { RegisterSet } from '../../emu/cpu.js';
 import type { Ram } from '../../emu/ram.js';
 import type { pt_regs } from '../kernel.js';
@@ -37,6 +38,9 @@ const STACKFRAME_FP = S_STACKFRAME / 8;
 const STACKFRAME_LR = STACKFRAME_FP + 1;
 const STACKFRAME_TYPE = STACKFRAME_FP + 2;
 
+const FINAL = BigInt(FRAME_META_TYPE_FINAL);
+const PT_REGS = BigInt(FRAME_META_TYPE_PT_REGS);
+
 /** NO_SYSCALL */
 const NO_SYSCALL = 0xffff_ffffn;
 
@@ -54,9 +58,17 @@ export class Arm64PtRegs implements pt_regs {
   /** The same as 32-bit halves, for code without bigint. */
   readonly halves = new Uint32Array(this.words.buffer);
   /** Virtual address of the frame on the kernel stack. */
-  frame = 0n;
+  get frame(): bigint {
+    return fromSigned(this.#frame);
+  }
+  #frame = 0;
   /** Bit n: x<n> was written since the exception. Bit 31: sp was. */
   dirty = 0;
+  /** Page of the frame's end as a signed number, NaN when it is on no stack, and its index in ram.words64. */
+  framePage = Number.NaN;
+  framePageWord = 0;
+  /** Addresses of the stack walk from these registers, null when there was none yet. */
+  stack: readonly bigint[] | null = null;
 
   #ram: Ram | null = null;
   /** Index in ram.words64 of the words before `#split`, and of word 0 if the others were contiguous. */
@@ -77,28 +89,35 @@ export class Arm64PtRegs implements pt_regs {
     words[SDEI_TTBR1] = 0n;
     words[STACKFRAME_FP] = 0n;
     words[STACKFRAME_LR] = 0n;
-    words[STACKFRAME_TYPE] = BigInt(user ? FRAME_META_TYPE_FINAL : FRAME_META_TYPE_PT_REGS);
+    words[STACKFRAME_TYPE] = user ? FINAL : PT_REGS;
     this.dirty = 0;
+    this.framePage = Number.NaN;
+    this.stack = null;
     this.#ram = null;
   }
 
   /**
    * Puts the image onto the stack; from then on changes go there, too.
    *
+   * @param frame virtual address as a signed number
    * @param pa physical address of the frame's first byte
    * @param secondPa physical address of the next page, where a frame that crosses a page goes on
    */
-  place(ram: Ram, frame: bigint, pa: number, secondPa: number): void {
+  place(ram: Ram, frame: number, pa: number, secondPa: number): void {
     const { words } = this;
     const room = (4096 - (pa % 4096)) / 8;
-    this.frame = frame;
+    this.#frame = frame;
     this.#ram = ram;
     this.#first = (pa - ram.base) / 8;
     this.#split = Math.min(room, WORDS);
     this.#second = (secondPa - ram.base) / 8 - this.#split;
     if (room >= WORDS) {
+      this.framePage = frame - (frame & 0xfff);
+      this.framePageWord = (pa - (pa & 0xfff) - ram.base) / 8;
       ram.words64.set(words, this.#first);
     } else {
+      this.framePage = frame - (frame & 0xfff) + 4096;
+      this.framePageWord = (secondPa - ram.base) / 8;
       ram.words64.set(words.subarray(0, room), this.#first);
       ram.words64.set(words.subarray(room), this.#second + room);
     }
@@ -107,6 +126,7 @@ export class Arm64PtRegs implements pt_regs {
   #put(index: number, value: bigint): void {
     const v = BigInt.asUintN(64, value);
     this.words[index] = v;
+    this.stack = null;
     if (this.#ram !== null) {
       this.#ram.words64[(index < this.#split ? this.#first : this.#second) + index] = v;
     }
@@ -154,6 +174,13 @@ export class Arm64PtRegs implements pt_regs {
   /** pc as a signed number. */
   get pcSigned(): number {
     return this.xSigned(PC);
+  }
+  /** Halves of pc. */
+  get pcLow(): number {
+    return this.halves[PC * 2] ?? 0;
+  }
+  get pcHigh(): number {
+    return this.halves[PC * 2 + 1] ?? 0;
   }
   /** sp as a signed number. */
   get spSigned(): number {

@@ -1,15 +1,18 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_READ } from '../../emu/cpu.js';
 import { arm64 } from './index.js';
-import { stripPac } from './stacktrace.js';
 import { K, LDR_X0_X1, SENTINEL, STACK, TEXT, TestMachine } from './testing.js';
+import { stripPac } from './unwind.js';
 
 const TOP = STACK + 16384n;
 /** The record at the end of the task's stack: &task_pt_regs(task)->stackframe. */
 const FINAL = TOP - 0x140n + 0x128n;
 const PROG = 0xffff_8000_8002_1234n;
 
-/** What arch_bpf_stack_walk() visits during a fault with sp and x29 as given, and how many frames. */
+/**
+ * What arch_bpf_stack_walk() visits during a fault with sp and x29 as given, and how many frames.
+ * stackAddresses() must say the same.
+ */
 function walk(machine: TestMachine, sp: bigint, x29: bigint): [ip: bigint, bp: bigint][] {
   const frames: [bigint, bigint][] = [];
   machine.code(LDR_X0_X1);
@@ -18,10 +21,25 @@ function walk(machine: TestMachine, sp: bigint, x29: bigint): [ip: bigint, bp: b
   machine.cpu.write('x30', 0xbadn);
   machine.kernel.answers.arena = () => {
     arm64.arch_bpf_stack_walk(machine.here, (ip, _sp, bp) => frames.push([ip, bp]) > 0);
+    expect(arm64.stackAddresses(machine.here)).toEqual(frames.map(([ip]) => ip));
     return true;
   };
   machine.miss(K, ACCESS_READ);
   return frames;
+}
+
+/** What stackAddresses() gives in such a fault. */
+function addresses(machine: TestMachine, x29: bigint): readonly bigint[] {
+  let found: readonly bigint[] = [];
+  machine.code(LDR_X0_X1);
+  machine.cpu.write('sp', TOP - 0x400n);
+  machine.cpu.write('x29', x29);
+  machine.kernel.answers.arena = () => {
+    found = arm64.stackAddresses(machine.here);
+    return true;
+  };
+  machine.miss(K, ACCESS_READ);
+  return found;
 }
 
 describe('arch_bpf_stack_walk', () => {
@@ -121,5 +139,28 @@ describe('arch_bpf_stack_walk', () => {
     expect(walk(machine, record, record)[1]).toEqual([PROG, FINAL]);
     expect(stripPac(0n)).toBe(0n);
     expect(stripPac(0x5a12_7f00_0000_1234n)).toBe(0x5a00_7f00_0000_1234n);
+  });
+});
+
+describe('stackAddresses', () => {
+  test('is the same array for as long as walks come to the same addresses, and another one after that', () => {
+    const machine = new TestMachine();
+    const [inner, outer] = [TOP - 0x400n, TOP - 0x380n];
+    machine.words(inner, outer, PROG);
+    machine.words(outer, FINAL, SENTINEL);
+    const first = addresses(machine, inner);
+    expect(first).toEqual([TEXT, PROG, SENTINEL]);
+    expect(addresses(machine, inner)).toBe(first);
+
+    machine.words(inner, outer, PROG + 4n);
+    expect(addresses(machine, inner)).toEqual([TEXT, PROG + 4n, SENTINEL]);
+    expect(addresses(machine, outer)).toEqual([TEXT, SENTINEL]);
+    machine.words(inner, outer, PROG);
+    expect(addresses(machine, inner)).toEqual(first);
+    expect(first).toHaveLength(3);
+  });
+
+  test('outside of an exception and from user mode there is none', () => {
+    expect(arm64.stackAddresses(new TestMachine().here)).toEqual([]);
   });
 });

@@ -8,7 +8,16 @@
 import { hex16 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
-import { KERN_DEFAULT, KERN_EMERG, KERN_WARNING, SI_KERNEL, SIGKILL, SIGSEGV, TaskDead } from '../kernel.js';
+import {
+  KERN_DEFAULT,
+  KERN_EMERG,
+  KERN_WARNING,
+  SI_KERNEL,
+  SIGBUS,
+  SIGKILL,
+  SIGSEGV,
+  TaskDead,
+} from '../kernel.js';
 import { esr_get_class_string } from './esr.js';
 import { is_ttbr1_addr } from './memory.js';
 import { mmuOf } from './mmu.js';
@@ -33,23 +42,28 @@ function dump_kernel_instr(here: ThisCpu, regs: Arm64PtRegs): void {
   here.kernel.printk(here, KERN_EMERG, line);
 }
 
-function __die(here: ThisCpu, str: string, err: bigint, regs: Arm64PtRegs): void {
-  const { kernel } = here;
-  kernel.die_counter += 1;
-  const smp = kernel.config.SMP ? ' SMP' : '';
-  kernel.printk(here, KERN_EMERG, `Internal error: ${str}: ${hex16(err)} [#${kernel.die_counter}] ${smp}`);
-  kernel.print_modules(here);
-  __show_regs(here, regs);
-  dump_backtrace(here, regs, KERN_DEFAULT);
-  if (!regs.user_mode) dump_kernel_instr(here, regs);
-}
+const __die = port(
+  '__die',
+  ['str', 'err', 'regs'],
+  // biome-ignore lint/correctness/useYield: no notifier is registered that could decide
+  function* (here: ThisCpu, str: string, err: bigint, regs: Arm64PtRegs): Path<void> {
+    const { kernel } = here;
+    kernel.die_counter += 1;
+    const smp = kernel.config.SMP ? ' SMP' : '';
+    kernel.printk(here, KERN_EMERG, `Internal error: ${str}: ${hex16(err)} [#${kernel.die_counter}] ${smp}`);
+    kernel.print_modules(here);
+    __show_regs(here, regs);
+    dump_backtrace(here, regs, KERN_DEFAULT);
+    if (!regs.user_mode) dump_kernel_instr(here, regs);
+  },
+);
 
 export const die = port(
   'die',
   ['str', 'regs', 'err'],
   function* (here: ThisCpu, str: string, regs: Arm64PtRegs, err: bigint): Path<never> {
     const { kernel, trace } = here;
-    __die(here, str, err, regs);
+    yield* __die(here, str, err, regs);
     kernel.add_taint('D');
     kernel.printk(here, KERN_WARNING, '---[ end trace 0000000000000000 ]---');
     const inInterrupt = here.current.in_interrupt !== 0;
@@ -75,6 +89,16 @@ export const arm64_force_sig_fault = port(
         ? { kind: 'signal', signo, code: SI_KERNEL, address: 0n }
         : { kind: 'signal', signo, code, address: far },
     );
+  },
+);
+
+/** The same for memory that is lost; `lsb` is the shift of the page, which the outcome does not show. */
+export const arm64_force_sig_mceerr = port(
+  'arm64_force_sig_mceerr',
+  ['code', 'far', 'lsb', 'str'],
+  // biome-ignore lint/correctness/useYield: it only ends
+  function* (_here: ThisCpu, code: number, far: bigint, _lsb: number, _str: string): Path<never> {
+    throw new TaskDead({ kind: 'signal', signo: SIGBUS, code, address: far });
   },
 );
 

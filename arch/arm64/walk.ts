@@ -17,7 +17,7 @@ import {
   PERM_READ,
   PERM_WRITE,
 } from '../../emu/cpu.js';
-import type { LevelName } from '../../emu/events.js';
+import type { LevelName, WalkLevel } from '../../emu/events.js';
 import type { Ram } from '../../emu/ram.js';
 import {
   ESR_ELx_FSC_ACCESS,
@@ -132,9 +132,50 @@ export function initialControl(): WalkControl {
   };
 }
 
-export class Walker {
-  /** Physical addresses of the entries read by the last walk; `depth` of them are valid. */
+/**
+ * A way down the tables: the entries read, and what the upper three of them came to. It serves as a memory
+ * of the 2 MiB around an address, and is only believed while the ram still holds the same entries.
+ */
+class Way {
+  /** Physical addresses of the entries. */
   readonly entryPa = new Float64Array(4);
+  /** The upper entries as events show them; made when first asked for. */
+  readonly levels: (WalkLevel | undefined)[] = [undefined, undefined, undefined];
+
+  /** Which 2 MiB these are, from address 0 of both halves on; NaN when nothing is remembered. */
+  region = Number.NaN;
+  /** The control state that counted. */
+  root = -1;
+  paLimit = 0;
+  hierarchical = false;
+  /** Where in the ram's halves the upper entries are, and what they held. */
+  word0 = 0;
+  word1 = 0;
+  word2 = 0;
+  low0 = 0;
+  low1 = 0;
+  low2 = 0;
+  high0 = 0;
+  high1 = 0;
+  high2 = 0;
+  /** The last table: its place among the halves, and its physical address. */
+  tableWord = 0;
+  table = 0;
+  /** Packed attributes of the upper entries. */
+  attr = 0;
+}
+
+/** Ways remembered: two to the power of WAYS_LOG2. */
+const WAYS_LOG2 = 4;
+const REGION = 0x200000;
+
+/** Place of a region among the ways. Stacks, text and arenas tend to start at round addresses: mixes the bits. */
+function placeOf(region: number): number {
+  return Math.imul(region, 0x9e3779b1) >>> (32 - WAYS_LOG2);
+}
+
+export class Walker {
+  /** Entries read by the last walk. */
   depth = 0;
   /** Level at which the last walk ended; 0 when no table was read. */
   level = 0;
@@ -143,10 +184,42 @@ export class Walker {
   /** Packed attributes of the leaf and of the tables above it. */
   attr = 0;
 
+  /** The ram as signed halves: they are small integers to the JavaScript engine. */
+  readonly #words: Int32Array;
+  readonly #ways: readonly Way[] = Array.from({ length: 1 << WAYS_LOG2 }, () => new Way());
+  #way: Way = new Way();
+
   constructor(
     readonly ram: Ram,
     readonly control: WalkControl,
-  ) {}
+  ) {
+    this.#words = new Int32Array(ram.words32.buffer, ram.words32.byteOffset, ram.words32.length);
+  }
+
+  /** Physical addresses of the entries read by the last walk; `depth` of them are valid. */
+  get entryPa(): Float64Array {
+    return this.#way.entryPa;
+  }
+
+  /**
+   * The entries of the last walk as events show them, as they are in the ram now: nothing has happened
+   * since. Objects of upper levels are shared between walks.
+   */
+  levels(): WalkLevel[] {
+    const way = this.#way;
+    const { base, words64 } = this.ram;
+    const levels: WalkLevel[] = [];
+    for (let i = 0; i < this.depth; i++) {
+      let level = way.levels[i];
+      if (level === undefined) {
+        const entryPa = way.entryPa[i] ?? 0;
+        level = { level: LEVEL_NAMES[i] ?? 'pte', entryPa, entry: words64[(entryPa - base) / 8] ?? 0n };
+        if (i < 3 && !Number.isNaN(way.region)) way.levels[i] = level;
+      }
+      levels.push(level);
+    }
+    return levels;
+  }
 
   /**
    * Walks the tables for an address and stops at the leaf: no access flag, no permissions yet.
@@ -155,17 +228,62 @@ export class Walker {
    * @returns NO_FAULT, or the fault status code
    */
   walk(va: number): number {
-    const { control, ram } = this;
+    const { control } = this;
     this.depth = 0;
     this.level = 0;
     this.attr = 0;
     if (!(va >= -TWO_48 && va < TWO_48)) return ESR_ELx_FSC_FAULT;
     const high = va < 0;
     if (high ? control.epd1 : control.epd0) return ESR_ELx_FSC_FAULT;
-    let table = high ? control.ttbr1 : control.ttbr0;
+    const table = high ? control.ttbr1 : control.ttbr0;
     if (table >= control.paLimit) return ESR_ELx_FSC_ADDRSZ;
     const hierarchical = !(high ? control.hpd1 : control.hpd0);
-    const offset = high ? va + TWO_48 : va;
+    const words = this.#words;
+    const region = Math.floor(va / REGION);
+    const way = this.#ways[placeOf(region)] ?? this.#way;
+    this.#way = way;
+    if (
+      way.region === region &&
+      way.root === table &&
+      way.paLimit === control.paLimit &&
+      way.hierarchical === hierarchical &&
+      words[way.word0] === way.low0 &&
+      words[way.word0 + 1] === way.high0 &&
+      words[way.word1] === way.low1 &&
+      words[way.word1 + 1] === way.high1 &&
+      words[way.word2] === way.low2 &&
+      words[way.word2 + 1] === way.high2
+    ) {
+      return this.#lastStep(way, va);
+    }
+    return this.#walkAll(way, region, table, hierarchical, va);
+  }
+
+  /** The rest of a walk that is known down to the last table. */
+  #lastStep(way: Way, va: number): number {
+    const words = this.#words;
+    const index = (va >>> 12) & 511;
+    const at = way.tableWord + index * 2;
+    const low = words[at] ?? 0;
+    const high = words[at + 1] ?? 0;
+    way.entryPa[3] = way.table + index * 8;
+    this.depth = 4;
+    this.level = 3;
+    this.attr = way.attr;
+    if ((low & 3) !== 3) return ESR_ELx_FSC_FAULT + 3;
+    this.pa = (high & 0xffff) * TWO_32 + ((low & 0xfffff000) >>> 0);
+    if (this.pa >= way.paLimit) return ESR_ELx_FSC_ADDRSZ + 3;
+    this.attr = way.attr | leafAttr(low, high);
+    return NO_FAULT;
+  }
+
+  #walkAll(way: Way, region: number, root: number, hierarchical: boolean, va: number): number {
+    const { control, ram } = this;
+    const { entryPa, levels } = way;
+    way.region = Number.NaN;
+    levels[0] = levels[1] = levels[2] = undefined;
+    let table = root;
+    const offset = va < 0 ? va + TWO_48 : va;
     const hi = Math.floor(offset / TWO_32);
     const lo = offset >>> 0;
 
@@ -180,7 +298,7 @@ export class Walker {
             : level === 2
               ? (lo >>> 21) & 511
               : (lo >>> 12) & 511;
-      this.entryPa[level] = table + index * 8;
+      entryPa[level] = table + index * 8;
       this.depth = level + 1;
       const word = (table - ram.base) / 4 + index * 2;
       const entryLo = ram.words32[word] ?? 0;
@@ -192,6 +310,7 @@ export class Walker {
         table = (entryHi & 0xffff) * TWO_32 + ((entryLo & 0xfffff000) >>> 0);
         if (table >= control.paLimit) return ESR_ELx_FSC_ADDRSZ + level;
         if (hierarchical) this.attr |= tableAttr(entryHi);
+        if (level === 2) this.#remember(way, region, root, hierarchical, table);
         continue;
       }
       if (level === 0 || (level === 3 && !isTableOrPage)) return ESR_ELx_FSC_FAULT + level;
@@ -203,6 +322,30 @@ export class Walker {
       this.attr |= leafAttr(entryLo, entryHi);
       return NO_FAULT;
     }
+  }
+
+  /** Keeps the way to a last table, if that is in the ram. */
+  #remember(way: Way, region: number, root: number, hierarchical: boolean, table: number): void {
+    const { ram } = this;
+    const words = this.#words;
+    if (table < ram.base || table + 4096 > ram.end) return;
+    const { entryPa } = way;
+    way.region = region;
+    way.root = root;
+    way.paLimit = this.control.paLimit;
+    way.hierarchical = hierarchical;
+    way.word0 = ((entryPa[0] ?? 0) - ram.base) / 4;
+    way.word1 = ((entryPa[1] ?? 0) - ram.base) / 4;
+    way.word2 = ((entryPa[2] ?? 0) - ram.base) / 4;
+    way.low0 = words[way.word0] ?? 0;
+    way.low1 = words[way.word1] ?? 0;
+    way.low2 = words[way.word2] ?? 0;
+    way.high0 = words[way.word0 + 1] ?? 0;
+    way.high1 = words[way.word1 + 1] ?? 0;
+    way.high2 = words[way.word2 + 1] ?? 0;
+    way.tableWord = (table - ram.base) / 4;
+    way.table = table;
+    way.attr = this.attr;
   }
 
   /**

@@ -6,6 +6,7 @@
  * frames, and all stacks but the task's.
  */
 import { hex16, u64 } from '../../emu/address.js';
+import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_DEFAULT, KERN_WARNING, SIGSEGV } from '../kernel.js';
 import { TASK_SIZE_MAX } from './extable.js';
@@ -30,17 +31,25 @@ export function oops_begin(here: ThisCpu): boolean {
 }
 
 /** Ends the oops; returns only with `signr` 0. */
-export function oops_end(here: ThisCpu, flags: boolean, regs: X86PtRegs, signr: number): void {
-  const { kernel, current } = here;
-  kernel.add_taint('D');
-  mmuOf(here).irqsDisabled = flags;
-  kernel.printk(here, KERN_WARNING, '---[ end trace 0000000000000000 ]---');
-  __show_regs(here, machineOf(here).exec_summary_regs ?? regs, 'SHOW_REGS_ALL', KERN_DEFAULT);
-  if (signr === 0) return;
-  if (current.in_interrupt > 0) kernel.panic(here, 'Fatal exception in interrupt');
-  if (kernel.config.panic_on_oops) kernel.panic(here, 'Fatal exception');
-  kernel.make_task_dead(here, signr);
-}
+export const oops_end = port(
+  'oops_end',
+  ['flags', 'regs', 'signr'],
+  function* (here: ThisCpu, flags: boolean, regs: X86PtRegs, signr: number): Path<void> {
+    const { kernel, current, trace } = here;
+    kernel.add_taint('D');
+    mmuOf(here).irqsDisabled = flags;
+    kernel.printk(here, KERN_WARNING, '---[ end trace 0000000000000000 ]---');
+    __show_regs(here, machineOf(here).exec_summary_regs ?? regs, 'SHOW_REGS_ALL', KERN_DEFAULT);
+    if (yield* trace.decide('oops_end', '!signr', signr === 0)) return;
+    if (yield* trace.decide('oops_end', 'in_interrupt()', current.in_interrupt > 0)) {
+      kernel.panic(here, 'Fatal exception in interrupt');
+    }
+    if (yield* trace.decide('oops_end', 'panic_on_oops', kernel.config.panic_on_oops)) {
+      kernel.panic(here, 'Fatal exception');
+    }
+    kernel.make_task_dead(here, signr);
+  },
+);
 
 function __die_header(here: ThisCpu, str: string, regs: X86PtRegs, err: number): void {
   const { kernel } = here;
@@ -59,21 +68,36 @@ function __die_body(here: ThisCpu, regs: X86PtRegs): boolean {
   return false;
 }
 
-export function __die(here: ThisCpu, str: string, regs: X86PtRegs, err: number): boolean {
-  __die_header(here, str, regs, err);
-  return __die_body(here, regs);
-}
+export const __die = port(
+  '__die',
+  ['str', 'regs', 'err'],
+  // biome-ignore lint/correctness/useYield: no notifier is registered that could decide
+  function* (here: ThisCpu, str: string, regs: X86PtRegs, err: number): Path<boolean> {
+    __die_header(here, str, regs, err);
+    return __die_body(here, regs);
+  },
+);
 
-export function die(here: ThisCpu, str: string, regs: X86PtRegs, err: number): void {
-  const flags = oops_begin(here);
-  const sig = __die(here, str, regs, err) ? 0 : SIGSEGV;
-  oops_end(here, flags, regs, sig);
-}
+export const die = port(
+  'die',
+  ['str', 'regs', 'err'],
+  function* (here: ThisCpu, str: string, regs: X86PtRegs, err: number): Path<void> {
+    const flags = oops_begin(here);
+    const sig = (yield* __die(here, str, regs, err)) ? 0 : SIGSEGV;
+    yield* oops_end(here, flags, regs, sig);
+  },
+);
 
 /** die() of a general protection fault. KASAN's line about the address is not printed: there is no KASAN. */
-export function die_addr(here: ThisCpu, str: string, regs: X86PtRegs, err: number, _gp_addr: bigint): void {
-  die(here, str, regs, err);
-}
+export const die_addr = port(
+  'die_addr',
+  ['str', 'regs', 'err', 'gp_addr'],
+  function* (here: ThisCpu, str: string, regs: X86PtRegs, err: number, _gp_addr: bigint): Path<void> {
+    const flags = oops_begin(here);
+    const sig = (yield* __die(here, str, regs, err)) ? 0 : SIGSEGV;
+    yield* oops_end(here, flags, regs, sig);
+  },
+);
 
 function show_regs(here: ThisCpu, regs: X86PtRegs): void {
   here.kernel.dump_stack_print_info(here, KERN_DEFAULT);

@@ -28,6 +28,9 @@ import { isCanonical } from './walk.js';
 
 const AC = Number(X86_EFLAGS_AC);
 
+/** The error codes of page faults that happen, as events show them. */
+const ERROR_CODES: readonly bigint[] = Array.from({ length: 32 }, (_, code) => BigInt(code));
+
 /** Exceptions by vector, SDM volume 3, table "Protected-Mode Exceptions and Interrupts". */
 const VECTORS: readonly string[] = [
   '#DE divide error',
@@ -99,7 +102,14 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
   try {
     const address = toSigned(va);
     if (!isCanonical(address)) return yield* takeNonCanonical(here, mmu, regs, va, accessType(asked));
-    return yield* takePageFault(here, mmu, regs, va, address, hardwareAccess(here, mmu, regs, va, asked));
+    const walk = raisePageFault(here, mmu, regs, va, address, hardwareAccess(here, mmu, regs, va, asked));
+    if (walk.ok) {
+      return stopped(here, `the engine refused an access to ${hex(va)} that the page tables allow`);
+    }
+    const pushed = pushFrame(here, mmu, regs);
+    if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
+    yield* exc_page_fault(here, regs, walk.code);
+    return resume(here.cpu, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
   } finally {
     here.regs = outer;
     mmu.irqsDisabled = outerIrqs;
@@ -120,21 +130,20 @@ function hardwareAccess(
   return insn?.isWriteAt(va, registersOf(here, regs)) === true ? 'write' : 'read';
 }
 
-function* takePageFault(
+/** What the CPU does before it pushes anything. Only a walk that failed raises the fault. */
+function raisePageFault(
   here: ThisCpu,
   mmu: X86Mmu,
   regs: X86PtRegs,
   va: bigint,
   address: number,
   access: AccessType,
-): Path<Resumption> {
-  const { trace, cpu } = here;
+): Translation {
+  const { trace } = here;
   const user = regs.user_mode;
   const walk = mmu.explainAt(address, access, user, (regs.flagsLow & AC) !== 0);
   emitWalk(here, va, access, user, walk);
-  if (walk.ok) {
-    return stopped(here, `the engine refused an access to ${hex(va)} that the page tables allow`);
-  }
+  if (walk.ok) return walk;
   mmu.setCr2(va);
   // A page fault drops what the TLB holds for the address: the retry walks again.
   mmu.unpin(va);
@@ -144,13 +153,10 @@ function* takePageFault(
     exception: '#PF',
     pc: regs.ip,
     address: va,
-    code: BigInt(walk.code),
+    code: ERROR_CODES[walk.code] ?? BigInt(walk.code),
     access,
   });
-  const pushed = pushFrame(here, mmu, regs);
-  if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
-  yield* exc_page_fault(here, regs, walk.code);
-  return resume(cpu, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
+  return walk;
 }
 
 function emitWalk(here: ThisCpu, va: bigint, access: AccessType, user: boolean, walk: Translation): void {

@@ -129,6 +129,30 @@ describe('fixups', () => {
     expect(machine.cpu.read('rax')).toBe(0x887766n);
   });
 
+  test('ZEROPAD loads the register that the instruction names: its entry has none', () => {
+    const machine = testMachine();
+    const page = USER & ~0xfffn;
+    machine.map(page, 0x8000000000201067n);
+    machine.ram.writeU64(0x201ff8, 0x8877665544332211n);
+    // mov r9, [rdi]
+    machine.text('load_unaligned_zeropad', 0x100, [0x4c, 0x8b, 0x0f, 0xc3], 0x10);
+    machine.fixup({ insn: CODE, type: 'ZEROPAD', fixup: CODE + 3n });
+    machine.set({ rip: CODE, rdi: page + 0xffcn, rax: 0x1111n, rflags: 0x40202n });
+    expect(machine.miss(page + 0x1000n, 'read')).toMatchObject({ how: 'fixup', pc: CODE + 3n });
+    expect(machine.cpu.read('r9')).toBe(0x88776655n);
+    expect(machine.cpu.read('rax')).toBe(0x1111n);
+  });
+
+  test('ZEROPAD fails for any instruction but a 64-bit mov from memory', () => {
+    const machine = testMachine();
+    // add rax, [rdi]
+    machine.text('leaf', 0x100, [0x48, 0x03, 0x07, 0xc3], 0x10);
+    machine.fixup({ insn: CODE, type: 'ZEROPAD', fixup: CODE + 3n });
+    machine.set({ rip: CODE, rdi: HOLE - 3n });
+    machine.miss(HOLE, 'read');
+    expect(machine.console()[0]).toContain('BUG: unable to handle page fault');
+  });
+
   test('ZEROPAD fails when the fault is somewhere else', () => {
     const machine = machineWith('ZEROPAD', { reg: 'rax' });
     machine.miss(HOLE, 'read');

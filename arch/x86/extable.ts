@@ -32,6 +32,8 @@ export const X86_TRAP_PF = 14;
 
 /** TASK_SIZE_MAX with four levels: 2^47 - 4096. */
 export const TASK_SIZE_MAX = 0x7fff_ffff_f000n;
+/** Segment overrides, operand and address size, lock and repeat. */
+const LEGACY_PREFIXES: readonly number[] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
 const SGX_ENCLS_FAULT_FLAG = 0x4000_0000n;
 
 /** Offset of sp in pt_regs. */
@@ -60,32 +62,76 @@ function ex_imm(e: ExceptionTableEntry): number {
   return e.data >> EX_DATA_IMM_SHIFT;
 }
 
-/** Offset in pt_regs of the register that the entry names. */
+/** FIELD_GET(EX_DATA_REG_MASK, data): the register that the entry names, as instructions encode it. */
 function ex_reg(e: ExceptionTableEntry): number {
-  return regsOffset(ENCODED_REGISTERS[(e.data >>> EX_DATA_REG_SHIFT) & 0xf] ?? '') ?? SP_OFFSET;
+  return (e.data >>> EX_DATA_REG_SHIFT) & 0xf;
 }
 
-function ex_handler_default(e: ExceptionTableEntry, regs: X86PtRegs): boolean {
-  if ((e.data & EX_FLAG_CLEAR_AX) !== 0) regs.ax = 0n;
-  if ((e.data & EX_FLAG_CLEAR_DX) !== 0) regs.dx = 0n;
-  regs.ip = ex_fixup_addr(e);
-  return true;
+/** pt_regs_offset(): where an encoded register lies in pt_regs. */
+function regOffset(reg: number): number {
+  return regsOffset(ENCODED_REGISTERS[reg] ?? '') ?? SP_OFFSET;
 }
 
-function ex_handler_fault(e: ExceptionTableEntry, regs: X86PtRegs, trapnr: number): boolean {
-  regs.ax = BigInt(trapnr);
-  return ex_handler_default(e, regs);
-}
+const ex_handler_default = port(
+  'ex_handler_default',
+  ['e', 'regs'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs): Path<boolean> {
+    const { trace } = here;
+    const fn = 'ex_handler_default';
+    const clearAx = (e.data & EX_FLAG_CLEAR_AX) !== 0;
+    if (yield* trace.decide(fn, 'e->data & EX_FLAG_CLEAR_AX', clearAx)) regs.ax = 0n;
+    const clearDx = (e.data & EX_FLAG_CLEAR_DX) !== 0;
+    if (yield* trace.decide(fn, 'e->data & EX_FLAG_CLEAR_DX', clearDx)) regs.dx = 0n;
+    regs.ip = ex_fixup_addr(e);
+    return true;
+  },
+);
 
-function ex_handler_sgx(e: ExceptionTableEntry, regs: X86PtRegs, trapnr: number): boolean {
-  regs.ax = BigInt(trapnr) | SGX_ENCLS_FAULT_FLAG;
-  return ex_handler_default(e, regs);
-}
+const ex_handler_fault = port(
+  'ex_handler_fault',
+  ['fixup', 'regs', 'trapnr'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs, trapnr: number): Path<boolean> {
+    regs.ax = BigInt(trapnr);
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
 
-function ex_handler_imm_reg(e: ExceptionTableEntry, regs: X86PtRegs): boolean {
-  regs.setAtOffset(ex_reg(e), BigInt(ex_imm(e)));
-  return ex_handler_default(e, regs);
-}
+const ex_handler_sgx = port(
+  'ex_handler_sgx',
+  ['fixup', 'regs', 'trapnr'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs, trapnr: number): Path<boolean> {
+    regs.ax = BigInt(trapnr) | SGX_ENCLS_FAULT_FLAG;
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
+
+const ex_handler_imm_reg = port(
+  'ex_handler_imm_reg',
+  ['fixup', 'regs', 'reg', 'imm'],
+  function* (
+    here: ThisCpu,
+    e: ExceptionTableEntry,
+    regs: X86PtRegs,
+    reg: number,
+    imm: number,
+  ): Path<boolean> {
+    regs.setAtOffset(regOffset(reg), BigInt(imm));
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
+
+const ex_handler_fprestore = port(
+  'ex_handler_fprestore',
+  ['fixup', 'regs'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs): Path<boolean> {
+    if (here.kernel.once('arch/x86/mm/extable.c:ex_handler_fprestore')) {
+      const at = here.kernel.sprint_backtrace(regs.ip);
+      const text = `Bad FPU state detected at ${at}, reinitializing FPU registers.`;
+      here.kernel.warn(here, 'arch/x86/mm/extable.c:98', 'fixup_exception+0x270/0x310', text);
+    }
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
 
 /** valid_user_address(): up to USER_PTR_MAX. */
 function valid_user_address(address: bigint): boolean {
@@ -96,91 +142,138 @@ function gp_fault_address_ok(fault_address: bigint): boolean {
   return valid_user_address(fault_address) || valid_user_address(u64(fault_address - 4096n));
 }
 
-function ex_handler_uaccess(
-  here: ThisCpu,
-  e: ExceptionTableEntry,
-  regs: X86PtRegs,
-  trapnr: number,
-  fault_address: bigint,
-): boolean {
-  if (trapnr === X86_TRAP_GP && !gp_fault_address_ok(fault_address)) {
-    const site = 'arch/x86/mm/extable.c:ex_handler_uaccess';
-    if (here.kernel.once(site)) {
-      const text = 'General protection fault in user access. Non-canonical address?';
-      here.kernel.warn(here, 'arch/x86/mm/extable.c:126', 'fixup_exception+0x2b0/0x310', text);
+const ex_handler_uaccess = port(
+  'ex_handler_uaccess',
+  ['fixup', 'regs', 'trapnr', 'fault_address'],
+  function* (
+    here: ThisCpu,
+    e: ExceptionTableEntry,
+    regs: X86PtRegs,
+    trapnr: number,
+    fault_address: bigint,
+  ): Path<boolean> {
+    const { trace, kernel } = here;
+    const bad = trapnr === X86_TRAP_GP && !gp_fault_address_ok(fault_address);
+    const test = 'trapnr == X86_TRAP_GP && !gp_fault_address_ok(fault_address)';
+    if (yield* trace.decide('ex_handler_uaccess', `WARN_ONCE(${test})`, bad)) {
+      if (kernel.once('arch/x86/mm/extable.c:ex_handler_uaccess')) {
+        const text = 'General protection fault in user access. Non-canonical address?';
+        kernel.warn(here, 'arch/x86/mm/extable.c:126', 'fixup_exception+0x2b0/0x310', text);
+      }
     }
-  }
-  return ex_handler_default(e, regs);
-}
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
 
-function ex_handler_ucopy_len(
-  here: ThisCpu,
-  e: ExceptionTableEntry,
-  regs: X86PtRegs,
-  trapnr: number,
-  fault_address: bigint,
-): boolean {
-  regs.cx = BigInt(ex_imm(e)) * regs.cx + regs.atOffset(ex_reg(e));
-  return ex_handler_uaccess(here, e, regs, trapnr, fault_address);
-}
+const ex_handler_ucopy_len = port(
+  'ex_handler_ucopy_len',
+  ['fixup', 'regs', 'trapnr', 'fault_address', 'reg', 'imm'],
+  function* (
+    here: ThisCpu,
+    e: ExceptionTableEntry,
+    regs: X86PtRegs,
+    trapnr: number,
+    fault_address: bigint,
+    reg: number,
+    imm: number,
+  ): Path<boolean> {
+    regs.cx = BigInt(imm) * regs.cx + regs.atOffset(regOffset(reg));
+    return yield* ex_handler_uaccess(here, e, regs, trapnr, fault_address);
+  },
+);
 
-function ex_handler_clear_fs(here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs): boolean {
-  // Selectors are 0 all the time; what the null selector leaves is the base.
-  here.cpu.write('fs_base', 0n);
-  return ex_handler_default(e, regs);
-}
+const ex_handler_clear_fs = port(
+  'ex_handler_clear_fs',
+  ['fixup', 'regs'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs): Path<boolean> {
+    // Selectors are 0 all the time; what the null selector leaves is the base.
+    here.cpu.write('fs_base', 0n);
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
 
-function ex_handler_msr(
-  here: ThisCpu,
-  e: ExceptionTableEntry,
-  regs: X86PtRegs,
-  { wrmsr, safe }: { readonly wrmsr: boolean; readonly safe: boolean },
-): boolean {
+const ex_handler_msr = port(
+  'ex_handler_msr',
+  ['fixup', 'regs', 'wrmsr', 'safe', 'reg'],
+  function* (
+    here: ThisCpu,
+    e: ExceptionTableEntry,
+    regs: X86PtRegs,
+    wrmsr: boolean,
+    safe: boolean,
+    reg: number,
+  ): Path<boolean> {
+    if (!safe) uncheckedMsrAccess(here, regs, wrmsr);
+    if (!wrmsr) {
+      regs.ax = 0n;
+      regs.dx = 0n;
+    }
+    if (safe) regs.setAtOffset(regOffset(reg), -5n);
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
+
+/** The message about an access that nobody guards, once for each direction. */
+function uncheckedMsrAccess(here: ThisCpu, regs: X86PtRegs, wrmsr: boolean): void {
   const { kernel } = here;
-  if (!safe && kernel.once(`arch/x86/mm/extable.c:ex_handler_msr ${wrmsr ? 'WRMSR' : 'RDMSR'}`)) {
-    const low32 = (value: bigint): bigint => value & 0xffff_ffffn;
-    const hex8 = (value: bigint): string => low32(value).toString(16).padStart(8, '0');
-    const at = `at rIP: 0x${regs.ip.toString(16)} (${kernel.sprint_symbol(regs.ip)})`;
-    const msr = `0x${low32(regs.cx).toString(16)}`;
-    kernel.printk(
-      here,
-      KERN_WARNING,
-      wrmsr
-        ? `unchecked MSR access error: WRMSR to ${msr} (tried to write 0x${hex8(regs.dx)}${hex8(regs.ax)}) ${at}`
-        : `unchecked MSR access error: RDMSR from ${msr} ${at}`,
-    );
-  }
-  if (!wrmsr) {
-    regs.ax = 0n;
-    regs.dx = 0n;
-  }
-  if (safe) regs.setAtOffset(ex_reg(e), -5n);
-  return ex_handler_default(e, regs);
+  if (!kernel.once(`arch/x86/mm/extable.c:ex_handler_msr ${wrmsr ? 'WRMSR' : 'RDMSR'}`)) return;
+  const low32 = (value: bigint): bigint => value & 0xffff_ffffn;
+  const hex8 = (value: bigint): string => low32(value).toString(16).padStart(8, '0');
+  const at = `at rIP: 0x${regs.ip.toString(16)} (${kernel.sprint_symbol(regs.ip)})`;
+  const msr = `0x${low32(regs.cx).toString(16)}`;
+  const text = wrmsr
+    ? `unchecked MSR access error: WRMSR to ${msr} (tried to write 0x${hex8(regs.dx)}${hex8(regs.ax)}) ${at}`
+    : `unchecked MSR access error: RDMSR from ${msr} ${at}`;
+  kernel.printk(here, KERN_WARNING, text);
+}
+
+/** The parts of an instruction that tell a `mov r64, m64`: opcode byte, REX.W, and ModRM.reg with REX.R. */
+function decodeLoad(
+  here: ThisCpu,
+  regs: X86PtRegs,
+  length: number,
+): { opcode: number; wide: boolean; reg: number } {
+  const byte = (i: number): number => {
+    const pa = mmuOf(here).peek(u64(regs.ip + BigInt(i)));
+    return i < length && pa >= 0 ? (here.ram.bytes[pa - here.ram.base] ?? 0) : 0;
+  };
+  let at = 0;
+  while (LEGACY_PREFIXES.includes(byte(at))) at += 1;
+  const rex = (byte(at) & 0xf0) === 0x40 ? byte(at) : 0;
+  if (rex !== 0) at += 1;
+  return { opcode: byte(at), wide: (rex & 8) !== 0, reg: ((byte(at + 1) >>> 3) & 7) | ((rex & 4) << 1) };
 }
 
 /** load_unaligned_zeropad(): the load crossed into a page that is not there; what is beyond reads as 0. */
-function ex_handler_zeropad(
-  here: ThisCpu,
-  e: ExceptionTableEntry,
-  regs: X86PtRegs,
-  fault_addr: bigint,
-): boolean {
-  const len = u64(ex_fixup_addr(e) - regs.ip);
-  if (len > 15n) return false;
-  const mmu = mmuOf(here);
-  const insn = mmu.faulting.at(regs.ipSigned);
-  if (insn === null || BigInt(insn.length) !== len) return false;
-  const operand = insn.mnemonic === 'mov' ? insn.memory[0] : undefined;
-  if (operand === undefined || operand.access !== 'read' || operand.size !== 8) return false;
-  const address = operand.address(registersOf(here, regs));
-  const offset = address & 7n;
-  const aligned = address & ~7n;
-  if (fault_addr !== aligned + 8n) return false;
-  const pa = mmu.peek(aligned);
-  if (pa < 0) return false;
-  regs.setAtOffset(ex_reg(e), here.ram.readU64(pa) >> (8n * offset));
-  return ex_handler_default(e, regs);
-}
+const ex_handler_zeropad = port(
+  'ex_handler_zeropad',
+  ['e', 'regs', 'fault_addr'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs, fault_addr: bigint): Path<boolean> {
+    const { trace } = here;
+    const fn = 'ex_handler_zeropad';
+    const len = u64(ex_fixup_addr(e) - regs.ip);
+    if (yield* trace.decide(fn, 'len > MAX_INSN_SIZE', len > 15n)) return false;
+    const mmu = mmuOf(here);
+    const insn = mmu.faulting.at(regs.ipSigned);
+    const wrongLength = insn === null || BigInt(insn.length) !== len;
+    if ((yield* trace.decide(fn, 'insn.length != len', wrongLength)) || insn === null) return false;
+    const load = decodeLoad(here, regs, insn.length);
+    if (yield* trace.decide(fn, 'insn.opcode.bytes[0] != 0x8b', load.opcode !== 0x8b)) return false;
+    if (yield* trace.decide(fn, 'insn.opnd_bytes != sizeof(long)', !load.wide)) return false;
+    const operand = insn.memory[0];
+    if (operand === undefined) return false;
+    const address = operand.address(registersOf(here, regs));
+    const offset = address & 7n;
+    const aligned = address & ~7n;
+    const elsewhere = fault_addr !== aligned + 8n;
+    if (yield* trace.decide(fn, 'fault_addr != addr + sizeof(long)', elsewhere)) return false;
+    const pa = mmu.peek(aligned);
+    // The kernel's own load of that word would fault here, inside the handler.
+    if (pa < 0) return false;
+    regs.setAtOffset(regOffset(load.reg), here.ram.readU64(pa) >> (8n * offset));
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
 
 /** arch/x86/net/bpf_jit_comp.c: `fixup` is no address here but says what to do. */
 export const ex_handler_bpf = port(
@@ -191,12 +284,12 @@ export const ex_handler_bpf = port(
     const insn_len = x.fixup & 0xff;
     const is_arena = (x.fixup & ARENA_ACCESS) !== 0;
     const is_write = reg === DONT_CLEAR;
-    if (yield* here.trace.decide('ex_handler_bpf', 'x->fixup & FIXUP_ARENA_ACCESS', is_arena)) {
+    if (yield* here.trace.decide('ex_handler_bpf', 'is_arena', is_arena)) {
       const arena_reg = (x.fixup >>> ARENA_REG_SHIFT) & 0xff;
       const addr = u64(regs.atOffset(arena_reg) + BigInt(ex_imm(x)));
       yield* here.kernel.bpf_prog_report_arena_violation(here, is_write, addr, regs.ip);
     }
-    if (!(yield* here.trace.decide('ex_handler_bpf', 'reg == DONT_CLEAR', is_write))) {
+    if (yield* here.trace.decide('ex_handler_bpf', 'reg != DONT_CLEAR', !is_write)) {
       regs.setAtOffset(reg, 0n);
     }
     regs.ip = u64(regs.ip + BigInt(insn_len));
@@ -216,55 +309,50 @@ export const fixup_exception = port(
   ): Path<boolean> {
     const { trace } = here;
     const hit = here.kernel.search_exception_tables(regs.ip);
-    yield* trace.decide('fixup_exception', 'search_exception_tables(regs->ip)', hit !== null);
+    yield* trace.decide('fixup_exception', 'search_exception_tables(regs->ip)', hit?.va ?? null);
     if (hit === null) return false;
     const e = readEntry(here, hit);
     const type = e.data & 0xff;
     yield* trace.decide('fixup_exception', 'FIELD_GET(EX_DATA_TYPE_MASK, e->data)', exTypeName(type));
+    const reg = ex_reg(e);
+    const imm = ex_imm(e);
     switch (type) {
       case EX_TYPE.DEFAULT:
       case EX_TYPE.DEFAULT_MCE_SAFE:
-        return ex_handler_default(e, regs);
+        return yield* ex_handler_default(here, e, regs);
       case EX_TYPE.FAULT:
       case EX_TYPE.FAULT_MCE_SAFE:
-        return ex_handler_fault(e, regs, trapnr);
+        return yield* ex_handler_fault(here, e, regs, trapnr);
       case EX_TYPE.UACCESS:
-        return ex_handler_uaccess(here, e, regs, trapnr, fault_addr);
+        return yield* ex_handler_uaccess(here, e, regs, trapnr, fault_addr);
       case EX_TYPE.CLEAR_FS:
-        return ex_handler_clear_fs(here, e, regs);
-      case EX_TYPE.FPU_RESTORE: {
-        const site = 'arch/x86/mm/extable.c:ex_handler_fprestore';
-        if (here.kernel.once(site)) {
-          const at = here.kernel.sprint_backtrace(regs.ip);
-          const text = `Bad FPU state detected at ${at}, reinitializing FPU registers.`;
-          here.kernel.warn(here, 'arch/x86/mm/extable.c:98', 'fixup_exception+0x270/0x310', text);
-        }
-        return ex_handler_default(e, regs);
-      }
+        return yield* ex_handler_clear_fs(here, e, regs);
+      case EX_TYPE.FPU_RESTORE:
+        return yield* ex_handler_fprestore(here, e, regs);
       case EX_TYPE.BPF:
         return yield* ex_handler_bpf(here, e, regs);
       case EX_TYPE.WRMSR:
-        return ex_handler_msr(here, e, regs, { wrmsr: true, safe: false });
+        return yield* ex_handler_msr(here, e, regs, true, false, reg);
       case EX_TYPE.RDMSR:
-        return ex_handler_msr(here, e, regs, { wrmsr: false, safe: false });
+        return yield* ex_handler_msr(here, e, regs, false, false, reg);
       case EX_TYPE.WRMSR_SAFE:
-        return ex_handler_msr(here, e, regs, { wrmsr: true, safe: true });
+        return yield* ex_handler_msr(here, e, regs, true, true, reg);
       case EX_TYPE.RDMSR_SAFE:
-        return ex_handler_msr(here, e, regs, { wrmsr: false, safe: true });
+        return yield* ex_handler_msr(here, e, regs, false, true, reg);
       case EX_TYPE.WRMSR_IN_MCE:
       case EX_TYPE.RDMSR_IN_MCE:
         return here.kernel.panic(here, 'MCA architectural violation!');
       case EX_TYPE.POP_REG:
         regs.sp = u64(regs.sp + 8n);
-        return ex_handler_imm_reg(e, regs);
+        return yield* ex_handler_imm_reg(here, e, regs, reg, imm);
       case EX_TYPE.IMM_REG:
-        return ex_handler_imm_reg(e, regs);
+        return yield* ex_handler_imm_reg(here, e, regs, reg, imm);
       case EX_TYPE.FAULT_SGX:
-        return ex_handler_sgx(e, regs, trapnr);
+        return yield* ex_handler_sgx(here, e, regs, trapnr);
       case EX_TYPE.UCOPY_LEN:
-        return ex_handler_ucopy_len(here, e, regs, trapnr, fault_addr);
+        return yield* ex_handler_ucopy_len(here, e, regs, trapnr, fault_addr, reg, imm);
       case EX_TYPE.ZEROPAD:
-        return ex_handler_zeropad(here, e, regs, fault_addr);
+        return yield* ex_handler_zeropad(here, e, regs, fault_addr);
       default:
         return BUG('fixup_exception', `exception-table entry of type ${exTypeName(type)}`, regs.ip);
     }

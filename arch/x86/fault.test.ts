@@ -2,10 +2,12 @@ import { describe, expect, test } from '@jest/globals';
 import {
   SEGV_ACCERR,
   SEGV_MAPERR,
+  SIGBUS,
   SIGKILL,
   SIGSEGV,
   TaskDead,
   VM_FAULT_COMPLETED,
+  VM_FAULT_HWPOISON,
   VM_FAULT_OOM,
   VM_FAULT_RETRY,
   VM_FAULT_SIGBUS,
@@ -325,6 +327,20 @@ describe('user accesses', () => {
     expect(results.get(cow)).toMatchObject({ how: 'retry', pc: 0x400000n });
     cow.kernel.answers.handle_mm_fault = [VM_FAULT_OOM];
     expect(cow.miss(USER, 'write')).toMatchObject({ how: 'retry' });
+  });
+
+  test('memory that hardware lost is told, and gets SIGBUS', () => {
+    const machine = user(USER, 'write', 0n, VM_READ | VM_WRITE);
+    machine.kernel.answers.handle_mm_fault = [VM_FAULT_HWPOISON];
+    expect(death(machine.miss(USER, 'write'))).toEqual({
+      kind: 'signal',
+      signo: SIGBUS,
+      code: 4,
+      address: USER,
+    });
+    expect(machine.console().at(-1)).toBe(
+      'MCE: Killing t:100 due to hardware memory corruption fault at 7f0000001000',
+    );
   });
 
   test('reserved bits are a corrupted page table', () => {

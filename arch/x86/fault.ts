@@ -3,8 +3,7 @@
  *
  * The text of an oops is in show-fault.ts. Left out: 32-bit code, KVM's asynchronous page faults, mmiotrace
  * and kprobes (never active here), EFI run-time services, SGX, protection keys, shadow stacks, the VMA lock
- * (the mmap lock is taken instead), errata of old CPUs (their tests are there and say no), accounting, and
- * the emulation of vsyscalls behind its checks.
+ * (the mmap lock is taken instead), errata of old CPUs (their tests are there and say no), and accounting.
  */
 import { hex16 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
@@ -18,7 +17,7 @@ import {
   FAULT_FLAG_WRITE,
   KERN_DEFAULT,
   KERN_EMERG,
-  KERN_INFO,
+  KERN_ERR,
   type mm_struct,
   SEGV_ACCERR,
   SEGV_MAPERR,
@@ -60,6 +59,7 @@ import { X86_EFLAGS_AC, X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
 import { pgtable_bad, show_fault_oops, show_signal_msg } from './show-fault.js';
 import { get_stack_guard_info, is_vmalloc_addr, task_stack_end_corrupted } from './stack-guard.js';
 import { handle_stack_overflow } from './traps.js';
+import { emulate_vsyscall_pf, is_vsyscall_vaddr } from './vsyscall.js';
 import {
   X86_PF_INSTR,
   X86_PF_PK,
@@ -71,22 +71,16 @@ import {
   X86_PF_WRITE,
 } from './walk.js';
 
-/** VSYSCALL_ADDR */
-export const VSYSCALL_ADDR = 0xffff_ffff_ff60_0000n;
-const VSYSCALL_END = VSYSCALL_ADDR + 0x1000n;
-
-function is_vsyscall_vaddr(vaddr: bigint): boolean {
-  return vaddr >= VSYSCALL_ADDR && vaddr < VSYSCALL_END;
-}
+/** si_code of a signal for memory that hardware reported as broken. */
+const BUS_MCEERR_AR = 4;
 
 function fault_in_kernel_space(address: bigint): boolean {
   return address >= TASK_SIZE_MAX && !is_vsyscall_vaddr(address);
 }
 
 /** WARN_ON_ONCE() of a test that does not hold in this kernel as it is modelled, unless something is wrong. */
-function warnOnOnce(here: ThisCpu, site: string, at: string, condition: boolean): boolean {
+function warnOnOnce(here: ThisCpu, site: string, at: string, condition: boolean): void {
   if (condition && here.kernel.once(site)) here.kernel.warn(here, site, at, null);
-  return condition;
 }
 
 /** force_sig_fault() and force_sig_pkuerr(): the end of what is modelled of a user task. */
@@ -129,8 +123,8 @@ export const do_kern_addr_fault = port(
     const { trace } = here;
     const fn = 'do_kern_addr_fault';
     const pk = (hw_error_code & X86_PF_PK) !== 0;
-    warnOnOnce(here, 'arch/x86/mm/fault.c:1153', 'exc_page_fault+0x1a2/0x1d0', pk);
     yield* trace.decide(fn, 'WARN_ON_ONCE(hw_error_code & X86_PF_PK)', pk);
+    warnOnOnce(here, 'arch/x86/mm/fault.c:1153', 'exc_page_fault+0x1a2/0x1d0', pk);
     if (yield* trace.decide(fn, 'is_f00f_bug(regs, hw_error_code, address)', false)) return;
     if (yield* spurious_kernel_fault(here, hw_error_code, address)) return;
     if (yield* trace.decide(fn, 'WARN_ON_ONCE(kprobe_page_fault(regs, X86_TRAP_PF))', false)) return;
@@ -162,7 +156,7 @@ export const spurious_kernel_fault = port(
     if (yield* trace.decide(fn, '!p4d_present(*p4d)', !p4d_present(p4d))) return false;
     const pud = read(entryPa('pud', tablePa(p4d), address));
     if (yield* trace.decide(fn, '!pud_present(*pud)', !pud_present(pud))) return false;
-    if (pud_leaf(pud)) {
+    if (yield* trace.decide(fn, 'pud_leaf(*pud)', pud_leaf(pud))) {
       return yield* trace.decide(
         fn,
         'spurious_kernel_fault_check(error_code, (pte_t *) pud)',
@@ -173,13 +167,17 @@ export const spurious_kernel_fault = port(
     if (yield* trace.decide(fn, '!pmd_present(*pmd)', !pmd_present(pmd))) return false;
     const pmdAllows = spurious_kernel_fault_check(error_code, pmd);
     const pmdCheck = 'spurious_kernel_fault_check(error_code, (pte_t *) pmd)';
-    if (pmd_leaf(pmd)) return yield* trace.decide(fn, pmdCheck, pmdAllows);
+    if (yield* trace.decide(fn, 'pmd_leaf(*pmd)', pmd_leaf(pmd))) {
+      return yield* trace.decide(fn, pmdCheck, pmdAllows);
+    }
     const pte = read(entryPa('pte', tablePa(pmd), address));
     if (yield* trace.decide(fn, '!pte_present(*pte)', !pte_present(pte))) return false;
     const allows = spurious_kernel_fault_check(error_code, pte);
     if (!(yield* trace.decide(fn, 'spurious_kernel_fault_check(error_code, pte)', allows))) return false;
-    yield* trace.decide(fn, pmdCheck, pmdAllows);
-    if (!pmdAllows && here.kernel.once('arch/x86/mm/fault.c:spurious_kernel_fault')) {
+    if (
+      !(yield* trace.decide(fn, pmdCheck, pmdAllows)) &&
+      here.kernel.once('arch/x86/mm/fault.c:spurious_kernel_fault')
+    ) {
       const text = 'PMD has incorrect permission bits';
       here.kernel.warn(here, 'arch/x86/mm/fault.c:1060', 'exc_page_fault+0x18e/0x1d0', text);
     }
@@ -258,8 +256,8 @@ export const kernelmode_fixup_or_oops = port(
     const { trace } = here;
     const fn = 'kernelmode_fixup_or_oops';
     const user = regs.user_mode;
-    warnOnOnce(here, 'arch/x86/mm/fault.c:724', 'kernelmode_fixup_or_oops.constprop.0+0x5c/0x70', user);
     yield* trace.decide(fn, 'WARN_ON_ONCE(user_mode(regs))', user);
+    warnOnOnce(here, 'arch/x86/mm/fault.c:724', 'kernelmode_fixup_or_oops.constprop.0+0x5c/0x70', user);
     if (yield* fixup_exception(here, regs, X86_TRAP_PF, error_code, address)) return;
     if (yield* trace.decide(fn, 'is_prefetch(regs, error_code, address)', false)) return;
     yield* page_fault_oops(here, regs, error_code, address);
@@ -289,12 +287,13 @@ export const page_fault_oops = port(
     }
     const flags = oops_begin(here);
     yield* show_fault_oops(here, regs, error_code, address);
-    if (task_stack_end_corrupted(here)) {
+    const corrupted = task_stack_end_corrupted(here);
+    if (yield* trace.decide(fn, 'task_stack_end_corrupted(current)', corrupted)) {
       kernel.printk(here, KERN_EMERG, 'Thread overran stack, or stack corrupted');
     }
-    const sig = __die(here, 'Oops', regs, error_code) ? 0 : SIGKILL;
+    const sig = (yield* __die(here, 'Oops', regs, error_code)) ? 0 : SIGKILL;
     kernel.printk(here, KERN_DEFAULT, `CR2: ${hex16(address)}`);
-    oops_end(here, flags, regs, sig);
+    yield* oops_end(here, flags, regs, sig);
   },
 );
 
@@ -333,8 +332,8 @@ export const do_user_addr_fault = port(
       return;
     }
     const irqsWereOff = (regs.flags & X86_EFLAGS_IF) === 0n;
-    warnOnOnce(here, 'arch/x86/mm/fault.c:1272', 'exc_page_fault+0x1b4/0x1d0', irqsWereOff);
     if (yield* trace.decide(fn, 'WARN_ON_ONCE(!(regs->flags & X86_EFLAGS_IF))', irqsWereOff)) {
+      warnOnOnce(here, 'arch/x86/mm/fault.c:1272', 'exc_page_fault+0x1b4/0x1d0', irqsWereOff);
       yield* bad_area_nosemaphore(here, regs, error_code, address);
       return;
     }
@@ -447,53 +446,26 @@ export const __bad_area = port(
 export const do_sigbus = port(
   'do_sigbus',
   ['regs', 'error_code', 'address', 'fault'],
-  function* (
-    here: ThisCpu,
-    regs: X86PtRegs,
-    error_code: number,
-    address: bigint,
-    _fault: number,
-  ): Path<void> {
-    const { trace } = here;
-    if (yield* trace.decide('do_sigbus', '!user_mode(regs)', !regs.user_mode)) {
+  function* (here: ThisCpu, regs: X86PtRegs, error_code: number, address: bigint, fault: number): Path<void> {
+    const { trace, kernel, current } = here;
+    const fn = 'do_sigbus';
+    if (yield* trace.decide(fn, '!user_mode(regs)', !regs.user_mode)) {
       yield* kernelmode_fixup_or_oops(here, regs, error_code, address, SIGBUS, BUS_ADRERR, 0);
       return;
     }
-    if (yield* trace.decide('do_sigbus', 'is_prefetch(regs, error_code, address)', false)) return;
+    if (yield* trace.decide(fn, 'is_prefetch(regs, error_code, address)', false)) return;
     const sanitized = sanitize_error_code(address, error_code);
+    const vdso = 'fixup_vdso_exception(regs, X86_TRAP_PF, error_code, address)';
+    if (yield* trace.decide(fn, vdso, false)) return;
     set_signal_archinfo(here, address, sanitized);
-    force_sig_fault(SIGBUS, BUS_ADRERR, address);
-  },
-);
-
-function warn_bad_vsyscall(here: ThisCpu, regs: X86PtRegs, message: string): void {
-  const { comm, pid } = here.current;
-  const hex = (value: bigint): string => value.toString(16);
-  const text =
-    `${comm}[${pid}] ${message} ip:${hex(regs.ip)} cs:${hex(regs.cs)} sp:${hex(regs.sp)}` +
-    ` ax:${hex(regs.ax)} si:${hex(regs.si)} di:${hex(regs.di)}`;
-  here.kernel.printk(here, KERN_INFO, text);
-}
-
-/** arch/x86/entry/vsyscall/vsyscall_64.c, vsyscall=xonly: up to the emulated call itself, which is not modelled. */
-export const emulate_vsyscall_pf = port(
-  'emulate_vsyscall_pf',
-  ['error_code', 'regs', 'address'],
-  function* (here: ThisCpu, error_code: number, regs: X86PtRegs, address: bigint): Path<boolean> {
-    const { trace } = here;
-    const fn = 'emulate_vsyscall_pf';
-    const userRead = (error_code & (X86_PF_WRITE | X86_PF_USER)) === X86_PF_USER;
-    const test = '(error_code & (X86_PF_WRITE | X86_PF_USER)) != X86_PF_USER';
-    if (yield* trace.decide(fn, test, !userRead)) return false;
-    if (yield* trace.decide(fn, 'address != regs->ip', address !== regs.ip)) {
-      warn_bad_vsyscall(
-        here,
-        regs,
-        'vsyscall read attempt denied -- look up the vsyscall kernel parameter if you need a workaround',
-      );
-      return false;
+    const poison = (fault & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE)) !== 0;
+    if (yield* trace.decide(fn, 'fault & (VM_FAULT_HWPOISON|VM_FAULT_HWPOISON_LARGE)', poison)) {
+      const who = `${current.comm}:${current.pid}`;
+      const text = `MCE: Killing ${who} due to hardware memory corruption fault at ${address.toString(16)}`;
+      kernel.printk(here, KERN_ERR, text);
+      // force_sig_mceerr(); which part of the page is lost (si_addr_lsb) is not in the outcome.
+      force_sig_fault(SIGBUS, BUS_MCEERR_AR, address);
     }
-    const pc = regs.ip;
-    throw new TaskDead({ kind: 'stopped', why: 'a vsyscall, whose emulation is not modelled', pc });
+    force_sig_fault(SIGBUS, BUS_ADRERR, address);
   },
 );

@@ -7,7 +7,7 @@ import { kfence_protect_page } from './kfence.js';
 import { mmuOf, X86Mmu } from './mmu.js';
 import { createPgtable } from './pgtable.js';
 import { layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
-import { addUnwindInfo, arch_bpf_stack_walk } from './stacktrace.js';
+import { addUnwindInfo, arch_bpf_stack_walk, stackAddresses } from './stacktrace.js';
 
 /** Names, sizes and return offsets as published traces of x86-64 kernels print them. */
 const kernelFunctions: readonly KernelFunction[] = [
@@ -79,6 +79,7 @@ export const x86: Arch = {
   prepareUser,
   handleStop,
   arch_bpf_stack_walk,
+  stackAddresses,
   irqs_disabled: (here) => mmuOf(here).irqsDisabled,
   hardwareName: null,
   addUnwindInfo,

@@ -156,6 +156,49 @@ describe('reserved bits', () => {
   });
 });
 
+describe('nothing is remembered that the tables do not hold any more', () => {
+  test('an entry of any level changes between two walks', () => {
+    const machine = testMachine();
+    machine.map(PAGE, 0x201163n);
+    const { levels } = machine.mmu.explain(PAGE, 'read', false, false);
+    for (const { level, entryPa, entry } of levels) {
+      for (const [value, want] of [
+        [entry & ~1n, 0],
+        [entry & ~2n, 'ok'],
+        [entry, 'ok'],
+        [entry | (1n << 50n), 9],
+        [entry, 'ok'],
+      ] as const) {
+        machine.ram.writeU64(entryPa, value);
+        expect([level, value, code(machine, PAGE, 'read')]).toEqual([level, value, want]);
+        const shown = machine.mmu.explain(PAGE, 'read', false, false).levels;
+        expect(shown.find((read) => read.level === level)?.entry).toBe(value);
+        expect(code(machine, PAGE, 'write')).toBe(
+          value === entry ? 'ok' : want === 'ok' ? 3 : want === 0 ? 2 : 11,
+        );
+      }
+    }
+  });
+
+  test('another root, another table, a large page in its place', () => {
+    const machine = testMachine();
+    machine.map(PAGE, 0x201163n);
+    expect(machine.mmu.peek(PAGE)).toBe(0x201000);
+    const other = 0x3f0000;
+    machine.ram.fill(other, 4096, 0);
+    machine.map(PAGE, 0x202163n, other);
+    control(machine, { cr3: BigInt(other) });
+    expect(machine.mmu.peek(PAGE)).toBe(0x202000);
+    const pmd = machine.mmu.explain(PAGE, 'read', false, false).levels[2]?.entryPa ?? 0;
+    const table = machine.ram.readU64(pmd);
+    machine.ram.writeU64(pmd, 0x2001e3n);
+    expect(machine.mmu.peek(PAGE + 0x1000n)).toBe(0x201000);
+    machine.ram.writeU64(pmd, table);
+    expect(machine.mmu.peek(PAGE)).toBe(0x202000);
+    expect(machine.mmu.peek(PAGE + 0x1000n)).toBe(-1);
+  });
+});
+
 describe('addresses', () => {
   test('outside of 48 signed bits no table is read', () => {
     const machine = testMachine();

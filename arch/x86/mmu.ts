@@ -14,7 +14,7 @@ import {
   PERM_WRITE,
   type RegisterSet,
 } from '../../emu/cpu.js';
-import type { AccessType, WalkLevel } from '../../emu/events.js';
+import type { AccessType } from '../../emu/events.js';
 import type { Trace } from '../../emu/path.js';
 import type { Ram } from '../../emu/ram.js';
 import type { Mmu, ThisCpu, Translation } from '../arch.js';
@@ -42,6 +42,8 @@ export const MAXPHYADDR = 46;
 export const NOT_CANONICAL = -1;
 
 const EFLAGS_AC = 0x40000;
+
+const NOT_ATTACHED = 'the walker has no CPU yet: attach() comes first';
 
 /** A translation that outlives its table entries. */
 interface Pin {
@@ -72,6 +74,7 @@ export class X86Mmu implements Mmu {
   #trace: Trace | null = null;
   #live: RegisterSet | null = null;
   #saved: RegisterSet | null = null;
+  #cr2Register: RegisterSet | null = null;
   readonly #frames: X86PtRegs[] = [];
   readonly #pins = new Map<number, Pin>();
 
@@ -89,6 +92,7 @@ export class X86Mmu implements Mmu {
     this.#trace = trace;
     this.#live = cpu.registerSet(['cs', 'rflags']);
     this.#saved = cpu.registerSet(SAVED_REGISTERS);
+    this.#cr2Register = cpu.registerSet(['cr2']);
   }
 
   refresh(): void {
@@ -98,14 +102,17 @@ export class X86Mmu implements Mmu {
   }
 
   #attached(): Cpu {
-    if (this.#cpu === null) throw new Error('the walker has no CPU yet: attach() comes first');
+    if (this.#cpu === null) throw new Error(NOT_ATTACHED);
     return this.#cpu;
   }
 
   /** A page fault happened at `va`. Costs an engine call: guest code and whoever prints registers see it. */
   setCr2(va: bigint): void {
     this.cr2 = va;
-    this.#attached().write('cr2', va);
+    const register = this.#cr2Register;
+    if (register === null) throw new Error(NOT_ATTACHED);
+    register.values[0] = va;
+    register.store();
   }
 
   /** What decodes the instructions that fault on this CPU. */
@@ -235,29 +242,11 @@ export class X86Mmu implements Mmu {
       ok,
       pa: ok ? walker.pa + ((address >>> 0) & 0xfff) : 0,
       perms: ok ? walker.usable(user, ac) : 0,
-      levels: this.#levels(stale),
+      levels: walker.levels(this.#ram.words64),
       verdict: stale ? `${verdict} (stale TLB entry)` : verdict,
       at: LEVEL_NAMES[deciding] ?? null,
       code: ok ? 0 : walker.errorCode(end, code, user),
     };
-  }
-
-  /** The entries of the last walk. Those in ram are as they were read: nothing has happened since. */
-  #levels(stale: boolean): WalkLevel[] {
-    const { depth, entryPa } = this.#walker;
-    const { words64, base } = this.#ram;
-    const levels: WalkLevel[] = [];
-    for (let i = 0; i < depth; i++) {
-      const pa = entryPa[i] ?? 0;
-      const entry = stale ? undefined : words64[(pa - base) / 8];
-      levels.push({ level: LEVEL_NAMES[i] ?? 'pte', entryPa: pa, entry: entry ?? this.#halves(i) });
-    }
-    return levels;
-  }
-
-  #halves(level: number): bigint {
-    const { entryLo, entryHi } = this.#walker;
-    return (BigInt((entryHi[level] ?? 0) >>> 0) << 32n) | BigInt((entryLo[level] ?? 0) >>> 0);
   }
 
   #pinned(va: number): Pin | null {
@@ -272,10 +261,7 @@ export class X86Mmu implements Mmu {
     walker.executable = pin.executable;
     walker.dirty = pin.dirty;
     walker.accessed = true;
-    walker.depth = pin.entryPa.length;
-    walker.entryPa.set(pin.entryPa);
-    walker.entryLo.set(pin.entryLo);
-    walker.entryHi.set(pin.entryHi);
+    walker.setEntries(pin.entryPa, pin.entryLo, pin.entryHi);
   }
 
   #answerPinned(pin: Pin, access: AccessCode): number {
@@ -319,7 +305,7 @@ export class X86Mmu implements Mmu {
   /** Takes the registers of an exception: one engine call. Give the frame back with `release`. */
   capture(): X86PtRegs {
     const saved = this.#saved;
-    if (saved === null) throw new Error('the walker has no CPU yet: attach() comes first');
+    if (saved === null) throw new Error(NOT_ATTACHED);
     saved.load();
     let regs = this.#frames[this.nesting];
     if (regs === undefined) {

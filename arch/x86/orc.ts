@@ -57,6 +57,8 @@ const UNDEFINED_ENTRY: OrcEntry = {
 /** What the unwinder needs at an address; made once per address. */
 export interface IpInfo {
   readonly ip: bigint;
+  /** The same as a signed number. */
+  readonly at: number;
   /** The address lies in a function with tables, and so in kernel text. */
   readonly known: boolean;
   /** Entry for the instruction at the address: the frame of an exception. */
@@ -89,6 +91,8 @@ const REMEMBERED = 16384;
 export class OrcTables {
   #functions: OrcFunction[] = [];
   readonly #infos = new Map<number, IpInfo>();
+  /** Changes when what was said of an address may not be true any more. */
+  generation = 0;
 
   /** Takes a function in, in the place of an earlier one at the same address. */
   add(fn: TextFunction): void {
@@ -98,6 +102,7 @@ export class OrcTables {
     this.#functions.push(added);
     this.#functions.sort((a, b) => a.start - b.start);
     this.#infos.clear();
+    this.generation += 1;
   }
 
   /** @param ip signed number */
@@ -106,6 +111,7 @@ export class OrcTables {
     if (known !== undefined) return known;
     const info: IpInfo = {
       ip: fromSigned(ip),
+      at: ip,
       known: this.#functionAt(ip) !== null,
       exact: ip === 0 ? null_orc_entry : this.orc_find(ip),
       call: ip === 0 ? null_orc_entry : this.orc_find(ip - 1),

@@ -98,6 +98,11 @@ export class X86PtRegs implements pt_regs {
   #frame = 0;
   /** Bit n: word n was written since the exception. */
   dirty = 0;
+  /** Page of the frame's end as a signed number, NaN when it is on no stack, and its index in ram.words32. */
+  framePage = Number.NaN;
+  framePageWord = 0;
+  /** Addresses of the stack walk from these registers, null when there was none yet. */
+  stack: readonly bigint[] | null = null;
 
   #ram: Ram | null = null;
   /** Index in ram.words64 for the words before `#split`, and for the others, both counted from word 0. */
@@ -116,8 +121,14 @@ export class X86PtRegs implements pt_regs {
     halves[FLAGS * 2] = (halves[FLAGS * 2] ?? 0) | EFLAGS_RF;
     halves[ORIG_AX * 2] = 0xffffffff;
     halves[ORIG_AX * 2 + 1] = 0xffffffff;
+    this.#forgetPlace();
+  }
+
+  #forgetPlace(): void {
     this.#frame = 0;
     this.dirty = 0;
+    this.framePage = Number.NaN;
+    this.stack = null;
     this.#ram = null;
   }
 
@@ -129,9 +140,7 @@ export class X86PtRegs implements pt_regs {
   /** The state of another frame, on no stack. */
   copyFrom(other: X86PtRegs): void {
     this.words.set(other.words);
-    this.#frame = 0;
-    this.dirty = 0;
-    this.#ram = null;
+    this.#forgetPlace();
   }
 
   /**
@@ -150,8 +159,12 @@ export class X86PtRegs implements pt_regs {
     this.#split = Math.min(room, WORDS);
     this.#second = (secondPa - ram.base) / 8 - this.#split;
     if (room >= WORDS) {
+      this.framePage = frame - (frame & 0xfff);
+      this.framePageWord = (pa - (pa & 0xfff) - ram.base) / 4;
       ram.words64.set(words, this.#first);
     } else {
+      this.framePage = frame - (frame & 0xfff) + 4096;
+      this.framePageWord = (secondPa - ram.base) / 4;
       ram.words64.set(words.subarray(0, room), this.#first);
       ram.words64.set(words.subarray(room), this.#second + room);
     }
@@ -165,6 +178,7 @@ export class X86PtRegs implements pt_regs {
     const v = BigInt.asUintN(64, value);
     this.words[index] = v;
     this.dirty |= 1 << index;
+    this.stack = null;
     if (this.#ram !== null) {
       this.#ram.words64[(index < this.#split ? this.#first : this.#second) + index] = v;
     }

@@ -94,14 +94,21 @@ export function prepareCall(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   cpu.write('rip', pc);
 }
 
-/** As after the exit to user mode; user code comes back only by an exception, or by jumping to the sentinel. */
+/**
+ * As after the exit to user mode, in a function that was called with RSP = stackTop: the sentinel stands at
+ * the top of the stack, and returning to it ends the run. Where no stack is mapped nothing is stored, and
+ * the function can only end by an exception.
+ */
 export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
-  const { cpu, mmu } = here;
+  const { cpu, mmu, ram } = here;
+  const rsp = stackTop - 8n;
+  const pa = rsp % 8n === 0n ? mmu.peek(rsp) : -1;
+  if (pa >= 0) ram.writeU64(pa, cpu.sentinel);
   cpu.setPrivilege('user');
   mmu.user = true;
   mmuOf(here).irqsDisabled = false;
   set_task_stack_end_magic(here);
   cpu.write('rflags', RFLAGS_KERNEL);
-  cpu.write('rsp', stackTop);
+  cpu.write('rsp', pa >= 0 ? rsp : stackTop);
   cpu.write('rip', pc);
 }

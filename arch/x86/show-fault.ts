@@ -48,7 +48,7 @@ export function dump_pagetable(here: ThisCpu, address: bigint): void {
 function pagetableLines({ cpu, ram }: ThisCpu, address: bigint): string[] {
   const read = (pa: number): bigint | null => (ram.contains(pa, 8) ? ram.readU64(pa) : null);
   const pgd = read(entryPa('pgd', read_cr3_pa(cpu), address));
-  if (pgd === null) return ['', 'BAD'];
+  if (pgd === null) return ['BAD'];
   // pgd_present() is always true with four levels, and the P4D is the same entry again.
   let line = `PGD ${pgd.toString(16)} P4D ${pgd.toString(16)} `;
   if (!p4d_present(pgd)) return [line];
@@ -129,15 +129,14 @@ function show_tables(here: ThisCpu, alert: (text: string) => void): void {
 export const pgtable_bad = port(
   'pgtable_bad',
   ['regs', 'error_code', 'address'],
-  // biome-ignore lint/correctness/useYield: ported functions are generators, whether they decide or not
   function* (here: ThisCpu, regs: X86PtRegs, error_code: number, address: bigint): Path<void> {
     const flags = oops_begin(here);
     const { comm } = here.current;
     const text = `${comm}: Corrupted page table at address ${address.toString(16)}`;
     here.kernel.printk(here, KERN_ALERT, text);
     dump_pagetable(here, address);
-    const sig = __die(here, 'Bad pagetable', regs, error_code) ? 0 : SIGKILL;
-    oops_end(here, flags, regs, sig);
+    const sig = (yield* __die(here, 'Bad pagetable', regs, error_code)) ? 0 : SIGKILL;
+    yield* oops_end(here, flags, regs, sig);
   },
 );
 

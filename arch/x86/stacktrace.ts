@@ -24,6 +24,15 @@ export function arch_bpf_stack_walk(here: ThisCpu, visit: StackVisitor): void {
   }
 }
 
+/** What arch_bpf_stack_walk() comes to. Walks once for each exception, as long as nobody can intervene. */
+export function stackAddresses(here: ThisCpu): readonly bigint[] {
+  const { regs } = here;
+  if (here.kernel.config.UNWINDER !== 'orc' || !(regs instanceof X86PtRegs)) return [];
+  if (regs.stack !== null && !here.trace.pausing) return regs.stack;
+  regs.stack = machineOf(here).unwinder.addresses(here, mmuOf(here), regs);
+  return regs.stack;
+}
+
 /** Takes a function of kernel text into the unwinder's tables. */
 export function addUnwindInfo(here: ThisCpu, fn: TextFunction): void {
   machineOf(here).orc.add(fn);

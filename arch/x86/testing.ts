@@ -63,7 +63,9 @@ export class FakeCpu implements Cpu {
       load: () => {
         for (let i = 0; i < names.length; i++) values[i] = this.read(names[i] ?? '');
       },
-      store: () => undefined,
+      store: () => {
+        for (const [i, name] of names.entries()) this.write(name, values[i] ?? 0n);
+      },
     };
   }
   privilege(): 'kernel' | 'user' {

@@ -17,6 +17,7 @@ import { X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
 import { get_stack_guard_info, type stack_info } from './stack-guard.js';
 
 const GPFSTR = 'general protection fault';
+const NON_CANONICAL = 'probably for non-canonical address';
 
 function cond_local_irq_enable(here: ThisCpu, regs: X86PtRegs): void {
   if ((regs.flags & X86_EFLAGS_IF) !== 0n) mmuOf(here).irqsDisabled = false;
@@ -51,11 +52,33 @@ function get_kernel_exc_address(here: ThisCpu, regs: X86PtRegs): KernelExcHint |
   // ~__VIRTUAL_MASK: what is above is canonical again.
   if (addr >= 0xffff_8000_0000_0000n) return { help: 'maybe for address', addr };
   if (addr + BigInt(operand.size) - 1n > 0x7fff_ffff_ffffn) {
-    return { help: 'probably for non-canonical address', addr };
+    return { help: NON_CANONICAL, addr };
   }
   if (addr < 4096n) return { help: 'kernel NULL pointer dereference', addr };
   return { help: 'maybe for address', addr };
 }
+
+const gp_try_fixup_and_notify = port(
+  'gp_try_fixup_and_notify',
+  ['regs', 'trapnr', 'error_code', 'str', 'address'],
+  function* (
+    here: ThisCpu,
+    regs: X86PtRegs,
+    trapnr: number,
+    error_code: number,
+    _str: string,
+    address: bigint,
+  ): Path<boolean> {
+    const { trace } = here;
+    const fn = 'gp_try_fixup_and_notify';
+    if (yield* fixup_exception(here, regs, trapnr, error_code, address)) return true;
+    setTrap(here, trapnr, error_code);
+    const kprobe = '!preemptible() && kprobe_running() && kprobe_fault_handler(regs, trapnr)';
+    if (yield* trace.decide(fn, kprobe, false)) return true;
+    const notify = 'notify_die(DIE_GPF, str, regs, error_code, trapnr, SIGSEGV) == NOTIFY_STOP';
+    return yield* trace.decide(fn, notify, false);
+  },
+);
 
 export const exc_general_protection = port(
   'exc_general_protection',
@@ -70,8 +93,7 @@ export const exc_general_protection = port(
       throw new TaskDead({ kind: 'signal', signo: SIGSEGV, code: SI_KERNEL, address: 0n });
     }
     // The fixup is told no address: CR2 says nothing about this exception.
-    if (yield* fixup_exception(here, regs, X86_TRAP_GP, error_code, 0n)) return;
-    setTrap(here, X86_TRAP_GP, error_code);
+    if (yield* gp_try_fixup_and_notify(here, regs, X86_TRAP_GP, error_code, GPFSTR, 0n)) return;
     let desc = GPFSTR;
     let gp_addr = 0n;
     if (yield* trace.decide(fn, 'error_code', error_code)) {
@@ -81,10 +103,66 @@ export const exc_general_protection = port(
       yield* trace.decide(fn, 'hint != EXC_NO_HINT', hint !== null);
       if (hint !== null) {
         desc = `${GPFSTR}, ${hint.help} ${hex(hint.addr)}`;
-        gp_addr = hint.addr;
+        if (hint.help === NON_CANONICAL) gp_addr = hint.addr;
       }
     }
-    die_addr(here, desc, regs, error_code, gp_addr);
+    // KASAN wants to know of non-canonical addresses only.
+    yield* die_addr(here, desc, regs, error_code, gp_addr);
+  },
+);
+
+/** 0: the exception is dealt with. -1: user code gets a signal. */
+const do_trap_no_signal = port(
+  'do_trap_no_signal',
+  ['trapnr', 'str', 'regs', 'error_code'],
+  function* (here: ThisCpu, trapnr: number, str: string, regs: X86PtRegs, error_code: number): Path<number> {
+    const fn = 'do_trap_no_signal';
+    if (yield* here.trace.decide(fn, '!user_mode(regs)', !regs.user_mode)) {
+      if (yield* fixup_exception(here, regs, trapnr, error_code, 0n)) return 0;
+      setTrap(here, trapnr, error_code);
+      yield* die(here, str, regs, error_code);
+    } else {
+      const vdso = 'fixup_vdso_exception(regs, trapnr, error_code, 0)';
+      if (yield* here.trace.decide(fn, vdso, false)) return 0;
+    }
+    setTrap(here, trapnr, error_code);
+    return -1;
+  },
+);
+
+const do_trap = port(
+  'do_trap',
+  ['trapnr', 'signr', 'str', 'regs', 'error_code'],
+  function* (
+    here: ThisCpu,
+    trapnr: number,
+    signr: number,
+    str: string,
+    regs: X86PtRegs,
+    error_code: number,
+  ): Path<void> {
+    if ((yield* do_trap_no_signal(here, trapnr, str, regs, error_code)) === 0) return;
+    show_signal(here, 'trap ', str, regs, error_code);
+    // force_sig(): without a code of its own.
+    throw new TaskDead({ kind: 'signal', signo: signr, code: SI_KERNEL, address: 0n });
+  },
+);
+
+const do_error_trap = port(
+  'do_error_trap',
+  ['regs', 'error_code', 'str', 'trapnr', 'signr'],
+  function* (
+    here: ThisCpu,
+    regs: X86PtRegs,
+    error_code: number,
+    str: string,
+    trapnr: number,
+    signr: number,
+  ): Path<void> {
+    const notify = 'notify_die(DIE_TRAP, str, regs, error_code, trapnr, signr) != NOTIFY_STOP';
+    yield* here.trace.decide('do_error_trap', notify, true);
+    cond_local_irq_enable(here, regs);
+    yield* do_trap(here, trapnr, signr, str, regs, error_code);
   },
 );
 
@@ -92,17 +170,7 @@ export const exc_stack_segment = port(
   'exc_stack_segment',
   ['regs', 'error_code'],
   function* (here: ThisCpu, regs: X86PtRegs, error_code: number): Path<void> {
-    const { trace } = here;
-    cond_local_irq_enable(here, regs);
-    if (yield* trace.decide('do_trap_no_signal', '!user_mode(regs)', !regs.user_mode)) {
-      if (yield* fixup_exception(here, regs, X86_TRAP_SS, error_code, 0n)) return;
-      setTrap(here, X86_TRAP_SS, error_code);
-      die(here, 'stack segment', regs, error_code);
-      return;
-    }
-    setTrap(here, X86_TRAP_SS, error_code);
-    show_signal(here, 'trap ', 'stack segment', regs, error_code);
-    throw new TaskDead({ kind: 'signal', signo: SIGBUS, code: SI_KERNEL, address: 0n });
+    yield* do_error_trap(here, regs, error_code, 'stack segment', X86_TRAP_SS, SIGBUS);
   },
 );
 
@@ -115,11 +183,10 @@ function pointer(address: bigint): string {
 export const handle_stack_overflow = port(
   'handle_stack_overflow',
   ['regs', 'fault_address', 'info'],
-  // biome-ignore lint/correctness/useYield: ported functions are generators, whether they decide or not
   function* (here: ThisCpu, regs: X86PtRegs, fault_address: bigint, info: stack_info): Path<void> {
     const at = `${pointer(fault_address)} (stack is ${pointer(info.begin)}..${pointer(info.end)})`;
     here.kernel.printk(here, KERN_EMERG, `BUG: ${info.name} stack guard page was hit at ${at}`);
-    die(here, 'stack guard page', regs, 0);
+    yield* die(here, 'stack guard page', regs, 0);
     here.kernel.panic(here, `${info.name} stack guard hit`);
   },
 );
@@ -141,7 +208,7 @@ export const exc_double_fault = port(
       }
       const text = `traps: PANIC: double fault, error_code: 0x${error_code.toString(16)}`;
       kernel.printk(here, KERN_EMERG, text);
-      die(here, 'double fault', regs, error_code);
+      yield* die(here, 'double fault', regs, error_code);
       kernel.panic(here, 'Machine halted.');
     } finally {
       current.in_interrupt -= 1;

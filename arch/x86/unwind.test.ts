@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { OrcTables, orc_fp_entry } from './orc.js';
+import { X86PtRegs } from './regs.js';
 import { HOLE, SENTINEL, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
 
 /** Rules of a function by offset of the instruction, as `base+offset` with `bp@` where the caller's RBP is. */
@@ -83,16 +84,32 @@ function stack(machine: TestMachine, words: readonly bigint[]): void {
   });
 }
 
-/** What arch_bpf_stack_walk() visits while the arena is asked. */
+/** What stackAddresses() gives while the arena is asked. */
+function addresses(machine: TestMachine, rip: bigint): readonly bigint[] {
+  let found: readonly bigint[] = [];
+  machine.set({ rip, rsp: SP });
+  const { kernel, here } = machine;
+  kernel.bpf_arena_handle_page_fault = () => {
+    found = here.arch.stackAddresses(here);
+    return here.trace.immediate(true);
+  };
+  machine.miss(HOLE, 'write');
+  return found;
+}
+
+/** What arch_bpf_stack_walk() visits while the arena is asked. stackAddresses() must say the same. */
 function walk(machine: TestMachine, rip: bigint, limit = 100): string[] {
   const seen: string[] = [];
+  const ips: bigint[] = [];
   machine.set({ rip, rsp: SP });
   const { kernel, here } = machine;
   kernel.bpf_arena_handle_page_fault = function* () {
     here.arch.arch_bpf_stack_walk(here, (ip, sp, bp) => {
+      ips.push(ip);
       seen.push(`${kernel.sprint_symbol(ip)} sp ${(sp - SP).toString(16)} bp ${bp.toString(16)}`);
       return seen.length < limit;
     });
+    expect(here.arch.stackAddresses(here).slice(0, limit)).toEqual(ips);
     return true;
   };
   machine.miss(HOLE, 'write');
@@ -175,5 +192,55 @@ describe('arch_bpf_stack_walk', () => {
     stack(machine, [0x1234n, framed + 9n, SENTINEL]);
     // Between push rbp and mov rbp, rsp.
     expect(walk(machine, framed + 1n)[1]).toMatch(/^framed\+0x9/);
+  });
+});
+
+describe('stackAddresses', () => {
+  test('is the same array for as long as walks come to the same addresses, and another one after that', () => {
+    const machine = testMachine();
+    const { leaf, framed, prog } = code(machine);
+    machine.set({ rbp: SP + 0x8n });
+    stack(machine, [framed + 9n, SP + 0x18n, prog + 9n, 0n, SENTINEL]);
+    const first = addresses(machine, leaf);
+    expect(first).toEqual([leaf, framed + 9n, prog + 9n, SENTINEL]);
+    expect(addresses(machine, leaf)).toBe(first);
+
+    // Another caller in the middle, a shorter stack, and the first one again.
+    stack(machine, [framed + 9n, SP + 0x18n, prog + 4n, 0n, SENTINEL]);
+    expect(addresses(machine, leaf)).toEqual([leaf, framed + 9n, prog + 4n, SENTINEL]);
+    stack(machine, [SENTINEL]);
+    expect(addresses(machine, leaf)).toEqual([leaf, SENTINEL]);
+    stack(machine, [framed + 9n, SP + 0x18n, prog + 9n, 0n, SENTINEL]);
+    expect(addresses(machine, leaf)).toEqual(first);
+    expect(first).toHaveLength(4);
+  });
+
+  test('sees new unwinder tables', () => {
+    const machine = testMachine();
+    const { framed, prog } = code(machine);
+    machine.set({ rbp: SP + 0x10n });
+    stack(machine, [framed + 9n, prog + 9n, 0n, SENTINEL]);
+    // nop; mov [rdi], rax; ret, and then push rbx in the place of the nop.
+    const f = machine.text('f', 0x400, [0x90, 0x48, 0x89, 0x07, 0xc3]);
+    expect(addresses(machine, f + 1n)).toEqual([f + 1n, framed + 9n, SENTINEL]);
+    machine.text('f', 0x400, [0x53, 0x48, 0x89, 0x07, 0x5b, 0xc3]);
+    expect(addresses(machine, f + 1n)).toEqual([f + 1n, prog + 9n, SENTINEL]);
+  });
+
+  test('follows registers that the handler changes', () => {
+    const machine = testMachine();
+    const { leaf, framed } = code(machine);
+    machine.set({ rip: leaf, rsp: SP, rbp: SP + 0x8n });
+    stack(machine, [framed + 9n, 0n, SENTINEL]);
+    const { kernel, here } = machine;
+    const seen: (readonly bigint[])[] = [];
+    kernel.bpf_arena_handle_page_fault = () => {
+      seen.push(here.arch.stackAddresses(here));
+      if (here.regs instanceof X86PtRegs) here.regs.ip = leaf + 3n;
+      seen.push(here.arch.stackAddresses(here));
+      return here.trace.immediate(true);
+    };
+    machine.miss(HOLE, 'write');
+    expect(seen.map(([first]) => first)).toEqual([leaf, leaf + 3n]);
   });
 });

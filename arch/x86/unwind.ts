@@ -7,6 +7,7 @@
  */
 import { toSigned } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
+import type { task_struct } from '../kernel.js';
 import type { X86Mmu } from './mmu.js';
 import type { IpInfo, OrcTables } from './orc.js';
 import { ORC_REG_BP, ORC_REG_PREV_SP, ORC_REG_SP } from './orc.js';
@@ -34,8 +35,16 @@ export class Unwinder {
   /** Index in ram.words64 of the bp that was read last; -1 while it is the register's. */
   #bpWord = -1;
 
+  /** Frames so far, and what each address was in the walk before: stacks seldom change between faults. */
+  #depth = 0;
+  readonly #before: IpInfo[] = [];
+  /** Frames of the walk before whose addresses `#list` holds. */
+  #listed = 0;
+  #list: readonly bigint[] = [];
+  #generation = 0;
+
   /** The stack: bounds, and its addresses as bigint, made when first asked for. */
-  #stack = 0n;
+  #task: task_struct | null = null;
   #low = 0;
   #high = 0;
   readonly #addresses: (bigint | undefined)[] = [];
@@ -57,14 +66,22 @@ export class Unwinder {
     this.#here = here;
     this.#mmu = mmu;
     this.#regs = regs;
-    this.#page = Number.NaN;
-    const { stack, stackSize } = here.current;
-    if (stack !== this.#stack || this.#high !== this.#low + stackSize) {
-      this.#stack = stack;
-      this.#low = toSigned(stack);
-      this.#high = this.#low + stackSize;
+    const { current } = here;
+    if (current !== this.#task) {
+      this.#task = current;
+      this.#low = toSigned(current.stack);
+      this.#high = this.#low + current.stackSize;
       this.#addresses.length = 0;
     }
+    if (this.#generation !== this.#orc.generation) {
+      this.#generation = this.#orc.generation;
+      this.#before.length = 0;
+      this.#listed = -1;
+    }
+    // The entry code has just found the page of the frame that it pushed.
+    this.#page = regs.framePage;
+    this.#pageWord = regs.framePageWord;
+    this.#depth = 0;
     this.sp = regs.spSigned;
     this.#bp = regs.bpSigned;
     this.#bpWord = -1;
@@ -82,14 +99,48 @@ export class Unwinder {
   }
 
   #arriveAt(ip: number): void {
-    this.info = (ip >= TEXT_FLOOR && ip < 0) || ip === 0 ? this.#orc.info(ip) : null;
+    const depth = this.#depth;
+    const before = this.#before[depth];
+    this.#depth = depth + 1;
+    if (before !== undefined && before.at === ip) {
+      this.info = before;
+      return;
+    }
+    const info = (ip >= TEXT_FLOOR && ip < 0) || ip === 0 ? this.#orc.info(ip) : null;
+    this.info = info;
+    if (info === null || depth > this.#before.length) return;
+    this.#before[depth] = info;
+    if (depth < this.#listed) this.#listed = -1;
+  }
+
+  /**
+   * The addresses of a whole walk, innermost first; the same array as the last time when the walk came to
+   * the same ones. Nobody changes it.
+   */
+  addresses(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs): readonly bigint[] {
+    this.start(here, mmu, regs);
+    let count = 0;
+    while (this.#isText()) {
+      count += 1;
+      this.next();
+    }
+    if (count !== this.#listed) {
+      this.#list = this.#before.slice(0, count).map(({ ip }) => ip);
+      this.#listed = count;
+    }
+    return this.#list;
+  }
+
+  /** Is there a frame, and is its address kernel text? */
+  #isText(): boolean {
+    const { info } = this;
+    if (this.done || info === null || this.#here === null) return false;
+    return info.known || this.#here.kernel.kernel_text_address(info.ip);
   }
 
   /** unwind_get_return_address(): the frame's address if it is kernel text, else null. */
   get returnAddress(): bigint | null {
-    const { info } = this;
-    if (this.done || info === null || this.#here === null) return null;
-    return info.known || this.#here.kernel.kernel_text_address(info.ip) ? info.ip : null;
+    return this.#isText() ? (this.info?.ip ?? null) : null;
   }
 
   /** unwind_get_return_address_ptr(): where on the stack the frame's address is; NaN for the first frame. */
@@ -150,8 +201,9 @@ export class Unwinder {
 
   /** deref_stack_reg(): reads a word of the stack. False outside of it and where it is not mapped. */
   #read(va: number): boolean {
-    if (!(va >= this.#low && va + 8 <= this.#high) || va % 8 !== 0) return false;
-    const offset = (va >>> 0) & 0xfff;
+    if (!(va >= this.#low && va + 8 <= this.#high)) return false;
+    const offset = va & 0xfff;
+    if ((offset & 7) !== 0) return false;
     const page = va - offset;
     const ram = this.#here?.ram;
     if (ram === undefined) return false;

@@ -16,7 +16,7 @@ import {
   PERM_READ,
   PERM_WRITE,
 } from '../../emu/cpu.js';
-import type { LevelName } from '../../emu/events.js';
+import type { LevelName, WalkLevel } from '../../emu/events.js';
 import type { Ram } from '../../emu/ram.js';
 
 /** Error-code bits, enum x86_pf_error_code in arch/x86/include/asm/trap_pf.h. */
@@ -94,6 +94,49 @@ export class Control {
   }
 }
 
+/**
+ * A way down the tables: the entries read, and what the upper three of them came to. It serves as a memory
+ * of the 2 MiB around an address, and is only believed while the ram still holds the same entries.
+ */
+class Way {
+  /** Physical addresses and halves of the entries. */
+  readonly entryPa = new Float64Array(4);
+  readonly entryLo = new Int32Array(4);
+  readonly entryHi = new Int32Array(4);
+  /** The upper entries as events show them; made when first asked for. */
+  readonly levels: (WalkLevel | undefined)[] = [undefined, undefined, undefined];
+
+  /** Which 2 MiB these are, from the lowest address on; NaN when nothing is remembered. */
+  region = Number.NaN;
+  root = -1;
+  reserved = 0;
+  /** Where in the ram's halves the upper entries are, and what they held. */
+  word0 = 0;
+  word1 = 0;
+  word2 = 0;
+  low0 = 0;
+  low1 = 0;
+  low2 = 0;
+  high0 = 0;
+  high1 = 0;
+  high2 = 0;
+  /** The last table: its place among the halves, and its physical address. */
+  tableWord = 0;
+  table = 0;
+  /** US, RW and A of the upper entries together, and their high halves OR-ed. */
+  lows = 0;
+  highs = 0;
+}
+
+/** Ways remembered: two to the power of WAYS_LOG2. */
+const WAYS_LOG2 = 4;
+const REGION = 0x200000;
+
+/** Place of a region among the ways. Stacks, text and arenas tend to start at round addresses: mixes the bits. */
+function placeOf(region: number): number {
+  return Math.imul(region, 0x9e3779b1) >>> (32 - WAYS_LOG2);
+}
+
 /** One walk after the other; the fields describe the last one. */
 export class Walker {
   /** Physical address of the page, 4 KiB part of it in case of a large one. */
@@ -108,14 +151,14 @@ export class Walker {
   dirty = false;
   /** Entries read, 0 to 4. */
   depth = 0;
-  /** Physical addresses and halves of the entries read. */
-  readonly entryPa = new Float64Array(4);
-  readonly entryLo = new Int32Array(4);
-  readonly entryHi = new Int32Array(4);
 
   /** The ram as signed halves: they are small integers to the JavaScript engine. */
   readonly #words: Int32Array;
   readonly #base: number;
+  readonly #ways: readonly Way[] = Array.from({ length: 1 << WAYS_LOG2 }, () => new Way());
+  /** For entries that are not in the ram any more. */
+  readonly #elsewhere = new Way();
+  #way = this.#elsewhere;
 
   constructor(
     ram: Ram,
@@ -125,14 +168,102 @@ export class Walker {
     this.#base = ram.base;
   }
 
+  /** Physical addresses and halves of the entries read. */
+  get entryPa(): Float64Array {
+    return this.#way.entryPa;
+  }
+  get entryLo(): Int32Array {
+    return this.#way.entryLo;
+  }
+  get entryHi(): Int32Array {
+    return this.#way.entryHi;
+  }
+
+  /** Makes entries that were read earlier those of the last walk. */
+  setEntries(entryPa: readonly number[], entryLo: readonly number[], entryHi: readonly number[]): void {
+    const way = this.#elsewhere;
+    way.entryPa.set(entryPa);
+    way.entryLo.set(entryLo);
+    way.entryHi.set(entryHi);
+    this.depth = entryPa.length;
+    this.#way = way;
+  }
+
+  /**
+   * The entries of the last walk as events show them. Objects of upper levels are shared between walks.
+   * @param words64 the ram, in which the entries still are as they were read
+   */
+  levels(words64: BigUint64Array): WalkLevel[] {
+    const way = this.#way;
+    const levels: WalkLevel[] = [];
+    for (let i = 0; i < this.depth; i++) {
+      let level = way.levels[i];
+      if (level === undefined) {
+        const entryPa = way.entryPa[i] ?? 0;
+        const inRam = way === this.#elsewhere ? undefined : words64[(entryPa - this.#base) / 8];
+        level = { level: LEVEL_NAMES[i] ?? 'pte', entryPa, entry: inRam ?? halves(way, i) };
+        if (i < 3 && !Number.isNaN(way.region)) way.levels[i] = level;
+      }
+      levels.push(level);
+    }
+    return levels;
+  }
+
   /**
    * Walks the tables for a canonical address.
    * @param va signed number
    */
   walk(va: number): WalkEnd {
-    const { entryPa, entryLo, entryHi } = this;
+    const { control } = this;
+    const words = this.#words;
+    const region = Math.floor(va / REGION);
+    const way = this.#ways[placeOf(region)] ?? this.#elsewhere;
+    this.#way = way;
+    if (
+      way.region === region &&
+      way.root === control.root &&
+      way.reserved === control.reserved &&
+      words[way.word0] === way.low0 &&
+      words[way.word0 + 1] === way.high0 &&
+      words[way.word1] === way.low1 &&
+      words[way.word1 + 1] === way.high1 &&
+      words[way.word2] === way.low2 &&
+      words[way.word2 + 1] === way.high2
+    ) {
+      return this.#lastStep(way, va);
+    }
+    return this.#walkAll(way, region, va);
+  }
+
+  /** The rest of a walk that is known down to the last table. */
+  #lastStep(way: Way, va: number): WalkEnd {
+    const words = this.#words;
+    const { nxe } = this.control;
+    const index = (va >>> 12) & 511;
+    const at = way.tableWord + index * 2;
+    const low = words[at] ?? 0;
+    const high = words[at + 1] ?? 0;
+    way.entryPa[3] = way.table + index * 8;
+    way.entryLo[3] = low;
+    way.entryHi[3] = high;
+    this.depth = 4;
+    if ((low & P) === 0) return NOT_PRESENT;
+    if ((high & way.reserved) !== 0) return RESERVED;
+    const lows = way.lows & low;
+    this.pa = (high & 0xfffff) * TWO_32 + ((low & 0xfffff000) >>> 0);
+    this.dirty = (low & D) !== 0;
+    this.rights = lows & (RW | US);
+    this.executable = (way.highs | high) >= 0 || !nxe;
+    this.accessed = (lows & A) !== 0;
+    return WALKED;
+  }
+
+  #walkAll(way: Way, region: number, va: number): WalkEnd {
+    const { entryPa, entryLo, entryHi, levels } = way;
     const { reserved, nxe, root } = this.control;
     const words = this.#words;
+    way.region = Number.NaN;
+    levels[0] = levels[1] = levels[2] = undefined;
     const lo = va | 0;
     const hi = Math.floor(va / TWO_32);
     let rights = RW | US;
@@ -163,6 +294,7 @@ export class Walker {
         table = target + ((low & 0xfffff000) >>> 0);
         if (level === 0) index = ((hi & 0x7f) << 2) | (lo >>> 30);
         else index = (level === 1 ? lo >>> 21 : lo >>> 12) & 511;
+        if (level === 2) this.#remember(way, region, table, rights | accessed, highs);
         continue;
       }
       if (level === 3) {
@@ -181,6 +313,34 @@ export class Walker {
     this.executable = highs >= 0 || !nxe;
     this.accessed = accessed !== 0;
     return WALKED;
+  }
+
+  /** Keeps the way to a last table, if that is in the ram. */
+  #remember(way: Way, region: number, table: number, lows: number, highs: number): void {
+    const { entryPa, entryLo, entryHi } = way;
+    const base = this.#base;
+    const tableWord = (table - base) / 4;
+    if (!(tableWord >= 0 && tableWord + 1024 <= this.#words.length)) return;
+    for (let level = 0; level < 3; level++) {
+      const word = ((entryPa[level] ?? 0) - base) / 4;
+      if (!(word >= 0 && word + 1 < this.#words.length)) return;
+    }
+    way.region = region;
+    way.root = this.control.root;
+    way.reserved = this.control.reserved;
+    way.word0 = ((entryPa[0] ?? 0) - base) / 4;
+    way.word1 = ((entryPa[1] ?? 0) - base) / 4;
+    way.word2 = ((entryPa[2] ?? 0) - base) / 4;
+    way.low0 = entryLo[0] ?? 0;
+    way.low1 = entryLo[1] ?? 0;
+    way.low2 = entryLo[2] ?? 0;
+    way.high0 = entryHi[0] ?? 0;
+    way.high1 = entryHi[1] ?? 0;
+    way.high2 = entryHi[2] ?? 0;
+    way.tableWord = tableWord;
+    way.table = table;
+    way.lows = lows;
+    way.highs = highs;
   }
 
   /** After a walk that came through: may the access be made? */
@@ -234,6 +394,11 @@ export class Walker {
     }
     return depth - 1;
   }
+}
+
+/** An entry from its halves. */
+function halves({ entryLo, entryHi }: Way, level: number): bigint {
+  return (BigInt((entryHi[level] ?? 0) >>> 0) << 32n) | BigInt((entryLo[level] ?? 0) >>> 0);
 }
 
 /** What a walk or a refusal means, for people. */

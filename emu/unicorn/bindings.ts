@@ -16,8 +16,8 @@ export interface Bindings {
   readonly uc_mem_map_ptr: (uc: Address, pa: number, size: number, perms: number, host: Address) => number;
   readonly uc_emu_start: (
     uc: Address,
-    begin: bigint,
-    until: bigint,
+    begin: bigint | number,
+    until: bigint | number,
     timeout: number,
     count: number,
   ) => number;
@@ -43,7 +43,11 @@ export interface Bindings {
   readonly uc_context_save: (uc: Address, context: Address) => number;
   readonly uc_context_restore: (uc: Address, context: Address) => number;
   /** The C library's, for reading the engine's structures. */
-  readonly memcpy: (to: Address, from: Address, size: number) => number;
+  readonly memcpy: (to: Address, from: Address, size: number) => void;
+  readonly pipe: (ends: Address) => number;
+  readonly read: (file: number, to: Address, size: number) => number;
+  readonly write: (file: number, from: Address, size: number) => number;
+  readonly close: (file: number) => number;
 }
 
 /** A loaded library. Its version is known before anything else of it is used. */
@@ -82,18 +86,20 @@ function bind(library: ReturnType<typeof koffi.load>): Bindings {
     uc_context_size: declare('size_t uc_context_size(uintptr_t)'),
     uc_context_save: declare('int uc_context_save(uintptr_t, uintptr_t)'),
     uc_context_restore: declare('int uc_context_restore(uintptr_t, uintptr_t)'),
-    memcpy: declare('uintptr_t memcpy(uintptr_t, uintptr_t, size_t)'),
+    memcpy: declare('void memcpy(uintptr_t, uintptr_t, size_t)'),
+    pipe: declare('int pipe(uintptr_t)'),
+    read: declare('int64_t read(int, uintptr_t, size_t)'),
+    write: declare('int64_t write(int, uintptr_t, size_t)'),
+    close: declare('int close(int)'),
   } as Bindings;
 }
 
-/** Called for a translation: page address, kind of access, address of the result. True: it is filled in. */
-export type FillCallback = (
-  uc: number,
-  va: number | bigint,
-  type: number,
-  result: number,
-  user: number,
-) => boolean;
+/**
+ * Called for a translation: page address, kind of access, address of the result. True: it is filled in.
+ * The hot callback: each argument has to be made for it, so it does without the last, and of the first it
+ * is only given what costs nothing, the lowest byte.
+ */
+export type FillCallback = (uc: number, va: number | bigint, type: number, result: number) => boolean;
 /** Called for an exception or interrupt. */
 export type InterruptCallback = (uc: number, number: number, user: number) => void;
 /** Called for syscall and sysenter. */
@@ -111,7 +117,7 @@ export type Callback =
   | { readonly kind: 'code'; readonly fn: CodeCallback };
 
 const CALLBACK_TYPES = {
-  fill: koffi.pointer(koffi.proto('bool (uintptr_t, uint64_t, int, uintptr_t, uintptr_t)')),
+  fill: koffi.pointer(koffi.proto('bool (int8_t, uint64_t, int, uintptr_t)')),
   interrupt: koffi.pointer(koffi.proto('void (uintptr_t, uint32_t, uintptr_t)')),
   syscall: koffi.pointer(koffi.proto('void (uintptr_t, uintptr_t)')),
   sys: koffi.pointer(koffi.proto('uint32_t (uintptr_t, int, uintptr_t, uintptr_t)')),
@@ -157,8 +163,9 @@ function memoryAt(address: Address, size: number): ArrayBuffer {
 }
 
 /**
- * Memory at a few addresses that are seen again and again: results on the native stack. Making a view is
- * slow (about 2 µs) and its end waits for the event loop, so each is made once for the whole process.
+ * Memory at a few addresses that are seen again and again: results on the native stack, and structures of
+ * engines, which the allocator puts where the last one was. Making a view is slow (about 2 µs) and its end
+ * waits for the event loop, so each is made once for the whole process.
  */
 export class NativeSlots {
   private readonly slots = new Map<Address, Uint32Array>();

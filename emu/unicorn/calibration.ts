@@ -5,18 +5,27 @@
  */
 import { type Bindings, NativeBuffer, type NativeSlots } from './bindings.js';
 import {
+  UC_ARM64_REG_PC,
+  UC_ARM64_REG_SP,
   UC_ARM64_REG_X0,
+  UC_ARM64_REG_X29,
+  UC_ARM64_REG_X30,
   UC_ERR_EXCEPTION,
   UC_PROT_ALL,
   UC_X86_REG_GDTR,
+  UC_X86_REG_R8,
   UC_X86_REG_RAX,
+  UC_X86_REG_RBP,
   UC_X86_REG_RBX,
   UC_X86_REG_RCX,
   UC_X86_REG_RDI,
+  UC_X86_REG_RDX,
   UC_X86_REG_RFLAGS,
   UC_X86_REG_RIP,
+  UC_X86_REG_RSI,
   UC_X86_REG_RSP,
 } from './constants.js';
+import { findLive, findRegisters, type LiveLayout, type RegisterOffsets } from './live-state.js';
 import { type Isa, RawEngine, type SavedContext } from './raw-engine.js';
 
 /** What was looked for cannot be found in this library. */
@@ -30,6 +39,10 @@ export interface EngineLayout {
   readonly invalidAddr: number;
   /** u64: instructions begun in the last start, the one over the limit included. */
   readonly emuCounter: number;
+  /** General registers and pc in a saved context. */
+  readonly registers: RegisterOffsets;
+  /** Where a saved context is copied from; null when that was not found. */
+  readonly live: LiveLayout | null;
 }
 
 /** One byte of a saved context that says at which privilege the CPU runs. */
@@ -45,6 +58,8 @@ export interface X86Layout extends EngineLayout {
   readonly oldException: number;
   /** Offset in a saved context of the u64 operand from which lazily kept flags are computed. */
   readonly ccSource: number;
+  /** Offset in a saved context of the u32 that says what left the flags; see `CC_OP_EFLAGS`. */
+  readonly ccOp: number;
   readonly privilege: readonly PrivilegeByte[];
 }
 
@@ -64,6 +79,22 @@ const GDT = [
   0x00cff3000000ffffn,
   0x00affb000000ffffn,
 ];
+
+/** The operation of flags that are kept as flags, as after a write to them (qemu/target/i386/cpu.h). */
+export const CC_OP_EFLAGS = 1;
+
+/** Registers that are read one by one and often. */
+const GENERAL: Record<Isa, readonly number[]> = {
+  'x86-64': [
+    ...[UC_X86_REG_RAX, UC_X86_REG_RBX, UC_X86_REG_RCX, UC_X86_REG_RDX, UC_X86_REG_RSI, UC_X86_REG_RDI],
+    ...[UC_X86_REG_RBP, UC_X86_REG_RSP, UC_X86_REG_RIP],
+    ...Array.from({ length: 8 }, (_, n) => UC_X86_REG_R8 + n),
+  ],
+  arm64: [
+    ...Array.from({ length: 29 }, (_, n) => UC_ARM64_REG_X0 + n),
+    ...[UC_ARM64_REG_X29, UC_ARM64_REG_X30, UC_ARM64_REG_SP, UC_ARM64_REG_PC],
+  ],
+};
 
 /** The probe's only page: code from 0, the descriptor table and the stack behind it. */
 const PROBE_VA = 0x10000;
@@ -156,9 +187,12 @@ function engineLayout(probe: Probe, isa: Isa): EngineLayout {
     addresses.push(offsetsOfU64(window, address));
     counters.push(offsetsOfU64(window, BigInt(instructions)));
   }
+  const registers = findRegisters(probe.engine, GENERAL[isa]);
   return {
     invalidAddr: only(addresses, 'the fault address'),
     emuCounter: only(counters, 'the instruction counter'),
+    registers,
+    live: findLive(probe.engine, registers),
   };
 }
 
@@ -248,7 +282,31 @@ function x86Layout(probe: Probe): X86Layout {
     privilege,
     oldException: only([afterGp, afterDe], 'the exception being delivered'),
     ccSource: ccSource(probe, context),
+    ccOp: ccOp(probe, context),
   };
+}
+
+/** The word that is CC_OP_EFLAGS when flags were written, and another number after each kind of operation. */
+function ccOp(probe: Probe, context: SavedContext): number {
+  const { engine } = probe;
+  const words = new Uint32Array(context.bytes.buffer);
+  const seen: Uint32Array[] = [];
+  // add, sub, and rbx, rax; hlt, as in ccSource
+  for (const opcode of [0x01, 0x29, 0x21]) {
+    engine.write(UC_X86_REG_RFLAGS, 0x2n);
+    engine.saveContext(context);
+    const written = words.slice();
+    probe.run([0x48, opcode, 0xc3, 0xf4], 0);
+    engine.saveContext(context);
+    seen.push(written, words.slice());
+  }
+  const found = new Set<number>();
+  words.forEach((_, index) => {
+    const [a, add, b, sub, c, and] = seen.map((state) => state[index] ?? 0);
+    const written = a === CC_OP_EFLAGS && b === CC_OP_EFLAGS && c === CC_OP_EFLAGS;
+    if (written && new Set([0, CC_OP_EFLAGS, add, sub, and]).size === 5) found.add(index * 4);
+  });
+  return only([found], 'the operation of the flags');
 }
 
 /** Adds one value out of two registers in turn: the operand is in the only other place that keeps it. */

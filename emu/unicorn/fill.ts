@@ -14,14 +14,19 @@ import {
 import type { Ram } from '../ram.js';
 import type { NativeSlots } from './bindings.js';
 
-/** Page address as the library's callback delivers it: a signed number, or a signed bigint if it must be. */
+/** An address as the library's callback delivers it: a signed number, or a signed bigint if it must be. */
 export type PageKey = number | bigint;
 
 /** The page of an address in the form in which the fill callback will see it. */
 export function pageKey(va: bigint): PageKey {
-  const page = BigInt.asIntN(64, va & ~0xfffn);
-  const number = Number(page);
-  return Number.isSafeInteger(number) ? number : page;
+  return addressKey(va & ~0xfffn);
+}
+
+/** An address as koffi delivers it, and takes it fastest: a signed number, or a bigint if it must be. */
+export function addressKey(va: bigint): PageKey {
+  const signed = BigInt.asIntN(64, va);
+  const number = Number(signed);
+  return Number.isSafeInteger(number) ? number : signed;
 }
 
 export class TlbAnswers {

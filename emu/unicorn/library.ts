@@ -10,6 +10,7 @@ import {
   type EngineLayout,
   type X86Layout,
 } from './calibration.js';
+import { ENGINE_WINDOW } from './raw-engine.js';
 
 /** The version that set-up installs. */
 export const ENGINE_VERSION = '2.1.4';
@@ -33,12 +34,14 @@ export class LibraryError extends Error {
   }
 }
 
-/** By what a callback is given. */
-export interface CallbackSlots {
+/** Views of native memory, by what is there. */
+export interface Slots {
   /** The library's `uc_tlb_entry`: `{ u64 pa; u32 perms @8 }`. */
   readonly tlbEntry: NativeSlots;
   /** `uc_arm64_cp_reg`: `{ u32 crn, crm, op0, op1, op2; u64 value @24 }`. */
   readonly systemRegister: NativeSlots;
+  /** The first ENGINE_WINDOW bytes of an engine's structure. */
+  readonly engine: NativeSlots;
 }
 
 /** A library that was opened, checked and measured. */
@@ -47,8 +50,8 @@ export interface UnicornLibrary {
   /** E.g. `2.1.4`. */
   readonly version: string;
   readonly bindings: Bindings;
-  /** Views of what callbacks are given by address, made once for all engines. */
-  readonly slots: CallbackSlots;
+  /** Made once for all engines. */
+  readonly slots: Slots;
   readonly x86: X86Layout;
   readonly arm64: EngineLayout;
 }
@@ -97,7 +100,11 @@ export function openLibrary(path: string): UnicornLibrary {
   const loaded = unlessUnloadable(path, () => load(path));
   const version = checkVersion(loaded, path);
   const bindings = unlessUnloadable(path, () => loaded.bind());
-  const slots = { tlbEntry: new NativeSlots(16), systemRegister: new NativeSlots(32) };
+  const slots = {
+    tlbEntry: new NativeSlots(16),
+    systemRegister: new NativeSlots(32),
+    engine: new NativeSlots(ENGINE_WINDOW),
+  };
   const library = { path, version, bindings, slots, ...calibrate(bindings, slots, path, version) };
   opened.set(path, library);
   return library;
@@ -131,7 +138,7 @@ function checkVersion(loaded: LoadedLibrary, path: string): string {
 
 function calibrate(
   bindings: Bindings,
-  slots: CallbackSlots,
+  slots: Slots,
   path: string,
   version: string,
 ): { readonly x86: X86Layout; readonly arm64: EngineLayout } {

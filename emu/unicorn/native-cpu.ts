@@ -12,11 +12,11 @@ import {
 import type { Ram } from '../ram.js';
 import { Arm64Part, arm64SentinelPage } from './arm64-part.js';
 import { NativeBuffer } from './bindings.js';
-import type { EngineLayout } from './calibration.js';
 import { UC_ERR_EXCEPTION, UC_ERR_INSN_INVALID, UC_ERR_OK } from './constants.js';
-import { pageKey, TlbAnswers } from './fill.js';
+import { addressKey, type PageKey, pageKey, TlbAnswers } from './fill.js';
 import type { HookStop, IsaPart, SentinelPage, SpecialRegister } from './isa-part.js';
 import type { UnicornLibrary } from './library.js';
+import { EngineState, type RegisterOffsets } from './live-state.js';
 import { type Isa, RawEngine, type SavedContext } from './raw-engine.js';
 import { NativeRegisterSet, type RegisterFile, unknownRegister } from './register-set.js';
 import type { RegisterPlace } from './register-table.js';
@@ -45,14 +45,21 @@ export class NativeCpu implements Cpu {
   private readonly answers: TlbAnswers;
   private readonly file: RegisterFile;
   private readonly context: SavedContext;
-  private readonly layout: EngineLayout;
-  /** A copy of the part of the engine's structure with the two values that no call of the library gives. */
-  private readonly peeked: NativeBuffer;
-  private readonly peekedFrom: number;
+  /** The engine's structure, in place: two of its values are given by no call of the library. */
+  private readonly structure: Uint32Array;
+  private readonly structureQuads: BigUint64Array;
+  /** Indices of those values, in `structure` and `structureQuads`. */
+  private readonly counterAt: number;
+  private readonly addressAt: number;
+  /** The registers, in place, and the indices of those that are read there. */
+  private readonly live: EngineState;
+  private readonly liveIndices: ReadonlyMap<string, number>;
   private readonly structureBuffer = new NativeBuffer(32);
   private readonly sentinelPage: SentinelPage;
   private readonly sentinelBase: bigint;
   private readonly until: bigint;
+  /** The same for the library: a signed number, if it can be. */
+  private readonly untilKey: PageKey;
 
   private state: 'idle' | 'running' | 'closed' = 'idle';
   private exceptionNumber = NONE;
@@ -71,7 +78,7 @@ export class NativeCpu implements Cpu {
     this.until = this.sentinelBase | BigInt(this.sentinelPage.until);
     const sentinelPa = physicalPageOutside(ram);
 
-    this.layout = isa === 'x86-64' ? library.x86 : library.arm64;
+    this.untilKey = addressKey(this.until);
     this.answers = new TlbAnswers(
       options.filler,
       ram,
@@ -83,10 +90,13 @@ export class NativeCpu implements Cpu {
       { pa: ram.base, bytes: ram.bytes },
       { pa: sentinelPa, bytes: this.sentinelPage.bytes },
     ]);
-    const { emuCounter, invalidAddr } = this.layout;
-    this.peekedFrom = Math.min(emuCounter, invalidAddr);
-    this.peeked = new NativeBuffer(Math.max(emuCounter, invalidAddr) + 8 - this.peekedFrom);
+    const layout = isa === 'x86-64' ? library.x86 : library.arm64;
+    this.structure = library.slots.engine.at(this.engine.handle);
+    this.structureQuads = new BigUint64Array(this.structure.buffer);
+    this.counterAt = layout.emuCounter >> 2;
+    this.addressAt = layout.invalidAddr >> 3;
     try {
+      this.live = new EngineState(this.engine, layout.live, layout.registers, this.engine.allocateContext());
       this.engine.hook({ kind: 'fill', fn: this.answers.answer });
       this.engine.hook({
         kind: 'interrupt',
@@ -101,7 +111,7 @@ export class NativeCpu implements Cpu {
       };
       this.part =
         isa === 'x86-64'
-          ? new X86Part(this.engine, library.x86, raise)
+          ? new X86Part(this.engine, library.x86, this.live, raise)
           : new Arm64Part(this.engine, this.answers, raise, library.slots.systemRegister);
       if (this.part.repair !== null) this.answers.afterData = () => this.repairUnlessFirst();
       this.context = this.engine.allocateContext();
@@ -110,6 +120,7 @@ export class NativeCpu implements Cpu {
       throw error;
     }
     const { registers, special } = this.part;
+    this.liveIndices = liveIndices(registers.places, layout.registers);
     this.registerNames = [...new Set([...registers.places.keys(), ...special.keys()])];
     this.file = {
       place: (name) => this.place(name),
@@ -129,6 +140,8 @@ export class NativeCpu implements Cpu {
 
   read(register: string): bigint {
     this.ensureOpen();
+    const index = this.liveIndices.get(register);
+    if (index !== undefined) return this.readLive(index);
     const special = this.special(register);
     if (special?.read !== undefined) return special.read();
     const place = this.placeOf(register);
@@ -139,6 +152,12 @@ export class NativeCpu implements Cpu {
     return place.bytes === 8
       ? view.getBigUint64(place.offset, true)
       : BigInt(view.getUint32(place.offset, true));
+  }
+
+  private readLive(index: number): bigint {
+    const { live } = this;
+    live.refresh();
+    return live.quads[index] ?? 0n;
   }
 
   write(register: string, value: bigint): void {
@@ -220,7 +239,7 @@ export class NativeCpu implements Cpu {
     this.answers.reset();
     this.exceptionNumber = NONE;
     this.hookStop = null;
-    const rc = this.engine.start(pc, this.until, count);
+    const rc = this.engine.start(pc, this.untilKey, count);
     const faulted = rc === UC_ERR_EXCEPTION || this.exceptionNumber !== NONE;
     if (faulted) this.repairUnlessFirst();
     const { thrown } = this.answers;
@@ -240,10 +259,8 @@ export class NativeCpu implements Cpu {
 
   /** Instructions begun in the last run; one more than the limit when the limit ended it. */
   private begun(): number {
-    const { engine, peeked, peekedFrom, layout } = this;
-    engine.peek(peekedFrom, peeked);
-    const at = layout.emuCounter - peekedFrom;
-    return peeked.view.getUint32(at, true) + peeked.view.getUint32(at + 4, true) * 0x100000000;
+    const { structure, counterAt } = this;
+    return (structure[counterAt] ?? 0) + (structure[counterAt + 1] ?? 0) * 0x100000000;
   }
 
   /** Why the run ended. `before` instructions were executed in an earlier part of the same start. */
@@ -366,7 +383,7 @@ export class NativeCpu implements Cpu {
     const { engine, context, part } = this;
     engine.saveContext(context);
     part.prepareFlushPage(page);
-    const rc = engine.start(this.sentinelBase | BigInt(this.sentinelPage.flush), this.until, 1);
+    const rc = engine.start(this.sentinelBase | BigInt(this.sentinelPage.flush), this.untilKey, 1);
     engine.restoreContext(context);
     engine.check(rc, `flushing the page 0x${page.toString(16)}`);
   }
@@ -380,9 +397,9 @@ export class NativeCpu implements Cpu {
     return false;
   }
 
-  /** The first byte that did not translate, as of the last look at `begun`. */
+  /** The first byte that did not translate in the last run. */
   private invalidAddress(): bigint {
-    return this.peeked.view.getBigUint64(this.layout.invalidAddr - this.peekedFrom, true);
+    return this.structureQuads[this.addressAt] ?? 0n;
   }
 
   private pc(): bigint {
@@ -417,6 +434,19 @@ export class NativeCpu implements Cpu {
     this.ensureOpen();
     if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running`);
   }
+}
+
+/** Indices in the live state of the registers that are there as they are read. */
+function liveIndices(
+  places: ReadonlyMap<string, RegisterPlace>,
+  offsets: RegisterOffsets,
+): ReadonlyMap<string, number> {
+  const indices = new Map<string, number>();
+  for (const [name, place] of places) {
+    const offset = place.kind === 'plain' && place.bytes === 8 ? offsets.get(place.id) : undefined;
+    if (offset !== undefined) indices.set(name, offset >> 3);
+  }
+  return indices;
 }
 
 /** A physical page that is not in the ram, for the sentinel's code. */

@@ -141,6 +141,19 @@ describe('flags', () => {
     expect(m.cpu.read('rcx') & ARITHMETIC).toBe(addFlags(a, b));
     expect(m.cpu.read('rdx') & ARITHMETIC).toBe(addFlags(a, b));
   });
+
+  test('that come out right by chance at a fill are settled all the same', () => {
+    const m = machine();
+    // add; pushf; pop rcx; stc; jmp .+2; pushf; pop rdx; hlt
+    m.load([...ADD, 0x9c, 0x59, 0xf9, 0xeb, 0x00, 0x9c, 0x5a, 0xf4]);
+    // The sum has no flags, and 0 for an operand gives none either.
+    m.cpu.write('rbx', 0x1003n);
+    m.cpu.write('rax', 0x1004n);
+    m.cpu.write('rsp', STACK + 0x1000n);
+    expect(m.cpu.start(CODE, 100)).toEqual({ kind: 'halt' });
+    expect(m.cpu.read('rcx') & ARITHMETIC).toBe(0n);
+    expect(m.cpu.read('rdx') & ARITHMETIC).toBe(1n);
+  });
 });
 
 describe('privilege', () => {

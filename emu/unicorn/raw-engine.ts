@@ -40,7 +40,7 @@ export type Isa = 'x86-64' | 'arm64';
 const TCG_BUFFER = 32 << 20;
 
 /** How much of the engine's own structure may be looked at; the structure is larger. */
-const ENGINE_WINDOW = 2048;
+export const ENGINE_WINDOW = 2048;
 
 /** Registers and privilege of an engine, in the library's own form. */
 export type SavedContext = NativeBuffer;
@@ -48,6 +48,10 @@ export type SavedContext = NativeBuffer;
 export class RawEngine {
   readonly handle: Address;
   private readonly scratch = new NativeBuffer(64);
+  private readonly value = new BigUint64Array(this.scratch.bytes.buffer);
+  /** `value` in halves: a number is made of them without a bigint's detour. */
+  private readonly low = new Uint32Array(this.scratch.bytes.buffer);
+  private readonly high = new Int32Array(this.scratch.bytes.buffer);
   private readonly callbacks: bigint[] = [];
   /** Mapped buffers: the library keeps their address, so they must not be collected. */
   private readonly mapped: Uint8Array[] = [];
@@ -89,7 +93,11 @@ export class RawEngine {
 
   /** Throws an EngineError unless `rc` is UC_ERR_OK. */
   check(rc: number, what: string): void {
-    if (rc !== UC_ERR_OK) throw new EngineError(`${what}: ${this.bindings.uc_strerror(rc)} (${rc})`);
+    if (rc !== UC_ERR_OK) this.fail(rc, what);
+  }
+
+  private fail(rc: number, what: string): never {
+    throw new EngineError(`${what}: ${this.bindings.uc_strerror(rc)} (${rc})`);
   }
 
   /** Installs a hook for the engine's lifetime. `insn` is for 'syscall' and 'sys' hooks. */
@@ -134,23 +142,28 @@ export class RawEngine {
 
   /** Reads a register of at most 64 bits, zero-extended. */
   read(id: number): bigint {
-    this.scratch.view.setBigUint64(0, 0n, true);
-    this.check(this.bindings.uc_reg_read(this.handle, id, this.scratch.address), `reading register ${id}`);
-    return this.scratch.view.getBigUint64(0, true);
+    const { value } = this;
+    value[0] = 0n;
+    const rc = this.bindings.uc_reg_read(this.handle, id, this.scratch.address);
+    if (rc !== UC_ERR_OK) this.fail(rc, `reading register ${id}`);
+    return value[0];
   }
 
   write(id: number, value: bigint): void {
-    this.scratch.view.setBigUint64(0, value, true);
-    this.check(this.bindings.uc_reg_write(this.handle, id, this.scratch.address), `writing register ${id}`);
+    this.value[0] = value;
+    const rc = this.bindings.uc_reg_write(this.handle, id, this.scratch.address);
+    if (rc !== UC_ERR_OK) this.fail(rc, `writing register ${id}`);
   }
 
   /** Reads a register whose value is a structure, into `buffer`. */
   readStructure(id: number, buffer: NativeBuffer): void {
-    this.check(this.bindings.uc_reg_read(this.handle, id, buffer.address), `reading register ${id}`);
+    const rc = this.bindings.uc_reg_read(this.handle, id, buffer.address);
+    if (rc !== UC_ERR_OK) this.fail(rc, `reading register ${id}`);
   }
 
   writeStructure(id: number, buffer: NativeBuffer): void {
-    this.check(this.bindings.uc_reg_write(this.handle, id, buffer.address), `writing register ${id}`);
+    const rc = this.bindings.uc_reg_write(this.handle, id, buffer.address);
+    if (rc !== UC_ERR_OK) this.fail(rc, `writing register ${id}`);
   }
 
   /**
@@ -188,8 +201,16 @@ export class RawEngine {
   }
 
   /** Runs until something stops it; returns the library's result. */
-  start(pc: bigint, until: bigint, count: number): number {
-    return this.bindings.uc_emu_start(this.handle, pc, until, 0, count);
+  start(pc: bigint, until: bigint | number, count: number): number {
+    return this.bindings.uc_emu_start(this.handle, this.signedNumber(pc), until, 0, count);
+  }
+
+  /** An address as a signed number where that is exact: koffi passes numbers faster than bigints. */
+  private signedNumber(address: bigint): bigint | number {
+    this.value[0] = address;
+    const high = this.high[1] ?? 0;
+    if (high >= 0x200000 || high < -0x200000) return address;
+    return high * 0x100000000 + (this.low[0] ?? 0);
   }
 
   /** Stops the run; for callbacks. */

@@ -1,7 +1,7 @@
 /** The x86-64 side of the native CPU: long mode, CPL 0 and 3, exceptions, invlpg. */
 import { EngineError, EXCEPTION_SYSCALL, EXCEPTION_SYSENTER, type Privilege } from '../cpu.js';
 import { NativeBuffer } from './bindings.js';
-import { applyPrivilege, type X86Layout } from './calibration.js';
+import { applyPrivilege, CC_OP_EFLAGS, type X86Layout } from './calibration.js';
 import {
   UC_X86_INS_SYSCALL,
   UC_X86_INS_SYSENTER,
@@ -22,6 +22,7 @@ import {
   type SpecialRegister,
   sentinelLayout,
 } from './isa-part.js';
+import type { EngineState } from './live-state.js';
 import type { RawEngine, SavedContext } from './raw-engine.js';
 import { X86_REGISTERS } from './x86-registers.js';
 
@@ -74,6 +75,7 @@ export class X86Part implements IsaPart {
   constructor(
     private readonly engine: RawEngine,
     private readonly layout: X86Layout,
+    private readonly state: EngineState,
     private readonly raise: Raise,
   ) {
     this.special = new Map([
@@ -126,17 +128,20 @@ export class X86Part implements IsaPart {
    * instruction asks for a translation or faults, it goes back to the operation it had noted before,
    * and takes the flags for an operand. ZF, SF and PF come from the result and stay right. So an operand
    * that looks like flags, and agrees with those three, is the flags. A true operand is only there when
-   * the operation was the last of its translated block, which is nearly always a jump.
+   * the operation was the last of its translated block, which is nearly always a jump. Flags that come
+   * out right all the same are written too: the next instruction may change the operand as if it were
+   * the flags, and the operation must not be applied to that. Flags that are kept as flags are right.
    */
   readonly repair = (): void => {
-    const { engine, context, layout } = this;
-    engine.saveContext(context);
-    const operand = context.view.getUint32(layout.ccSource, true);
-    const high = context.view.getUint32(layout.ccSource + 4, true);
+    const { engine, state, layout } = this;
+    state.refresh();
+    const { words } = state;
+    if (words[layout.ccOp >> 2] === CC_OP_EFLAGS) return;
+    const operand = words[layout.ccSource >> 2] ?? 0;
+    const high = words[(layout.ccSource >> 2) + 1] ?? 0;
     if (high !== 0 || (operand & ~ARITHMETIC_FLAGS) !== 0) return;
     const rflags = Number(engine.read(UC_X86_REG_RFLAGS));
     const computed = rflags & ARITHMETIC_FLAGS;
-    if (computed === operand) return;
     const sameResult = ((computed ^ operand) & (ZF | SF | PF)) === 0;
     // popcnt has ZF alone, and its operand is the result: read as one, its flags say the opposite.
     const popcnt = (computed ^ operand) === ZF && (computed & operand) === 0;

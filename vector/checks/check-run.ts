@@ -1,4 +1,15 @@
 /** Expectations about what happened: outcome, faults, console and streams. All read from events. */
+import {
+  BUS_ADRALN,
+  BUS_ADRERR,
+  BUS_OBJERR,
+  SEGV_ACCERR,
+  SEGV_MAPERR,
+  SEGV_PKUERR,
+  SIGBUS,
+  SIGKILL,
+  SIGSEGV,
+} from '../../arch/kernel.js';
 import { hex } from '../../emu/address.js';
 import type { Event, Primitive, RunOutcome } from '../../emu/events.js';
 import { Expression } from '../bound-expression.js';
@@ -17,10 +28,26 @@ import type { Path } from '../source.js';
 import { diffLines } from '../text-match.js';
 import type { Checks } from './failure.js';
 
+const SIGNALS: ReadonlyMap<number, string> = new Map([
+  [SIGBUS, 'SIGBUS'],
+  [SIGKILL, 'SIGKILL'],
+  [SIGSEGV, 'SIGSEGV'],
+]);
+const SEGV_CODES: ReadonlyMap<number, string> = new Map([
+  [SEGV_MAPERR, 'SEGV_MAPERR'],
+  [SEGV_ACCERR, 'SEGV_ACCERR'],
+  [SEGV_PKUERR, 'SEGV_PKUERR'],
+]);
+const BUS_CODES: ReadonlyMap<number, string> = new Map([
+  [BUS_ADRALN, 'BUS_ADRALN'],
+  [BUS_ADRERR, 'BUS_ADRERR'],
+  [BUS_OBJERR, 'BUS_OBJERR'],
+]);
+
 /** Lines of console shown with an outcome that nobody expected. */
 const CONSOLE_SHOWN = 40;
 
-/** `returned`, `oops: BUG: …`, `signal 11 code 1 at 0x0`. */
+/** `returned`, `oops: BUG: …`, `signal: SIGSEGV, SEGV_MAPERR at 0x0`. */
 export function outcomeText(outcome: RunOutcome): string {
   switch (outcome.kind) {
     case 'returned':
@@ -30,7 +57,7 @@ export function outcomeText(outcome: RunOutcome): string {
     case 'panic':
       return `panic: ${outcome.title}`;
     case 'signal':
-      return `signal ${outcome.signo} code ${outcome.code} at ${hex(outcome.address)}`;
+      return `signal: ${signalText(outcome.signo, outcome.code)} at ${hex(outcome.address)}`;
     case 'livelock':
       return `livelock: ${outcome.turns} faults at ${hex(outcome.pc)} for ${hex(outcome.address)} without progress`;
     case 'budget':
@@ -40,6 +67,12 @@ export function outcomeText(outcome: RunOutcome): string {
     case 'stopped':
       return `stopped at ${hex(outcome.pc)}: ${outcome.why}`;
   }
+}
+
+/** `SIGSEGV, SEGV_MAPERR`; numbers for what has no name here. */
+function signalText(signo: number, code: number): string {
+  const codes = signo === SIGSEGV ? SEGV_CODES : signo === SIGBUS ? BUS_CODES : new Map<number, string>();
+  return `${SIGNALS.get(signo) ?? signo}, ${codes.get(code) ?? `code ${code}`}`;
 }
 
 /** Checks how a run of code ended, its faults and its texts. */

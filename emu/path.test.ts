@@ -1,0 +1,113 @@
+import { describe, expect, test } from '@jest/globals';
+import { type Event, EventLog } from './events.js';
+import { type Delegate, drain, type Path, port, portedFunctions, type Step, Trace } from './path.js';
+
+interface Here {
+  readonly trace: Trace;
+}
+
+const inner = port('inner', ['n'], function* (here: Here, n: number): Path<number> {
+  if (yield* here.trace.decide('inner', 'n > 1', n > 1)) return n * 2;
+  return n;
+});
+
+const outer = port('outer', ['n', 'what'], function* (here: Here, n: number, _what: object): Path<number> {
+  const doubled = yield* inner(here, n);
+  yield* here.trace.decide('outer', 'doubled', doubled);
+  return doubled + 1;
+});
+
+const thrower = port('thrower', [], function* (here: Here): Path<void> {
+  yield* here.trace.decide('thrower', 'about to', true);
+  throw new Error('dead');
+});
+
+function here(pausing = false): { here: Here; log: EventLog } {
+  const log = new EventLog();
+  const trace = new Trace(3, log);
+  trace.pausing = pausing;
+  return { here: { trace }, log };
+}
+
+/** Steps at which a path stops, and its result. */
+function stops<T>(path: Delegate<T>): { steps: Step[]; result: T } {
+  const steps: Step[] = [];
+  const iterator = path[Symbol.iterator]();
+  for (;;) {
+    const turn = iterator.next();
+    if (turn.done === true) return { steps, result: turn.value };
+    steps.push(turn.value);
+  }
+}
+
+const words = (events: readonly Event[]): string[] =>
+  events.map((event) => {
+    switch (event.type) {
+      case 'enter':
+        return `enter ${event.fn}`;
+      case 'leave':
+        return `leave ${event.fn} ${event.value}`;
+      case 'decide':
+        return `${event.fn}: ${event.test} ${event.value}`;
+      default:
+        return event.type;
+    }
+  });
+
+const EXPECTED = [
+  'enter outer',
+  'enter inner',
+  'inner: n > 1 true',
+  'leave inner 8',
+  'outer: doubled 8',
+  'leave outer 9',
+];
+
+describe('a path', () => {
+  test('that nobody watches runs through, and everything it did is in the stream', () => {
+    const { here: on, log } = here();
+    expect(drain(outer(on, 4, {}))).toBe(9);
+    expect(words(log.events)).toEqual(EXPECTED);
+    expect(log.events.every((event) => event.cpu === 3)).toBe(true);
+    expect(log.events[0]).toMatchObject({ argNames: ['n', 'what'], args: [4, {}] });
+  });
+
+  test('that is watched stops at each entry and decision, and its events are the same', () => {
+    const { here: on, log } = here(true);
+    const { steps, result } = stops(outer(on, 4, {}));
+    expect(result).toBe(9);
+    expect(words(steps)).toEqual(['enter outer', 'enter inner', 'inner: n > 1 true', 'outer: doubled 8']);
+    expect(words(log.events)).toEqual(EXPECTED);
+  });
+
+  test('stops where its last event stands: what comes behind has not happened yet', () => {
+    const { here: on, log } = here(true);
+    const iterator = outer(on, 1, {})[Symbol.iterator]();
+    iterator.next();
+    expect(words(log.events)).toEqual(['enter outer']);
+    iterator.next();
+    iterator.next();
+    expect(words(log.events)).toEqual(['enter outer', 'enter inner', 'inner: n > 1 false']);
+  });
+
+  test('can be left in the middle by switching the pauses off', () => {
+    const { here: on, log } = here(true);
+    const iterator = outer(on, 4, {})[Symbol.iterator]();
+    iterator.next();
+    on.trace.pausing = false;
+    expect(iterator.next()).toEqual({ done: true, value: 9 });
+    expect(words(log.events)).toEqual(EXPECTED);
+  });
+
+  test('that throws leaves no return in the stream', () => {
+    for (const pausing of [false, true]) {
+      const { here: on, log } = here(pausing);
+      expect(() => drain(thrower(on))).toThrow('dead');
+      expect(words(log.events)).toEqual(['enter thrower', 'thrower: about to true']);
+    }
+  });
+
+  test('is known by its name', () => {
+    expect(portedFunctions()).toEqual(['inner', 'outer', 'thrower']);
+  });
+});
