@@ -124,7 +124,7 @@ export interface MapAttr {
 
 /** `value` with its low 32 bits cleared. */
 export function clear_lo32(value: bigint): bigint {
-  return value & 0xffff_ffff_0000_0000n;
+  return BigInt.asUintN(64, value & 0xffff_ffff_0000_0000n);
 }
 
 /** The low 32 bits of an address, as a number. */

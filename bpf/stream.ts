@@ -101,6 +101,7 @@ function bpf_stream_consume_capacity(stream: bpf_stream, len: number): number {
 function push(here: ThisCpu, prog: bpf_prog, stream: bpf_stream, part: StreamPart): number {
   const err = bpf_stream_consume_capacity(stream, part.len);
   if (err === 0) stream.log.push(part);
+  if (!here.trace.listening) return err;
   here.trace.emit({
     type: 'stream',
     cpu: here.trace.cpu,

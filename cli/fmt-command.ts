@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import type { Engine } from '../emu/cpu.js';
 import { buildMachine } from '../vector/build-machine.js';
 import { discoverFixtures } from '../vector/discover.js';
+import { FixtureError } from '../vector/fixture-error.js';
 import { formatFixture, withoutDistances } from '../vector/format-file.js';
 import { type Fixture, loadFixture } from '../vector/load.js';
 import { fixtureErrors } from '../vector/run-fixture.js';
@@ -32,7 +33,7 @@ export async function fmtCommand(paths: readonly string[], options: FmtOptions, 
         io.out(`${file}: not formatted\n`);
         status = Math.max(status, FAILED);
       } else {
-        writeFileSync(file, text);
+        write(file, text);
         io.out(`${file}: bytes written\n`);
       }
     } catch (error) {
@@ -43,6 +44,15 @@ export async function fmtCommand(paths: readonly string[], options: FmtOptions, 
     }
   }
   return status;
+}
+
+function write(file: string, text: string): void {
+  try {
+    writeFileSync(file, text);
+  } catch (error) {
+    const why = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    throw new FixtureError(file, null, `it cannot be written (${why})`);
+  }
 }
 
 async function formatted(fixture: Fixture, io: Io): Promise<string> {

@@ -7,6 +7,8 @@ export interface Io {
   err(text: string): void;
   /** Whether standard output is a terminal. */
   readonly isTty: boolean;
+  /** Columns of that terminal; null when it is none. */
+  readonly columns: number | null;
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 

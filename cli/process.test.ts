@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { cp, mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -47,6 +47,18 @@ test('a reader that goes away is no error', async () => {
   });
   const status = await new Promise((resolve) => child.on('close', resolve));
   expect([status, stderr]).toEqual([0, '']);
+});
+
+const onLinux = existsSync('/dev/full') ? test : test.skip;
+
+onLinux('a full disk is one message', () => {
+  const full = openSync('/dev/full', 'w');
+  const { status, stderr } = spawnSync(process.execPath, [bin, 'schema'], {
+    encoding: 'utf8',
+    stdio: ['ignore', full, 'pipe'],
+  });
+  closeSync(full);
+  expect([status, stderr]).toEqual([2, 'kfault: the output cannot be written (ENOSPC)\n']);
 });
 
 test('without a build the command says what to do', async () => {

@@ -27,6 +27,7 @@ async function kfault(...args: string[]): Promise<Said> {
       said.err += text;
     },
     isTty: false,
+    columns: null,
     env: {},
   };
   said.status = await main(args, io);
@@ -97,7 +98,7 @@ describe('bad input, one message each and exit status 2, without an engine', () 
 
   test('a filter that matches nothing', async () => {
     const good = write('good.yaml', 'name: x\narch: x86-64\nsteps: [{call: 0}]\n');
-    expect(await kfault('run', good, '-t', 'yyy')).toEqual({
+    expect(await kfault('run', good, '-t', 'no such name')).toEqual({
       status: 2,
       out: '',
       err: 'kfault: no fixture matches: nothing was run\n',
@@ -109,7 +110,7 @@ test('help has examples and exit statuses, and is no mistake', async () => {
   const said = await kfault('run', '--help');
   expect(said.status).toBe(0);
   expect(said.out).toContain('Exit status: 0 passed, 1 a fixture failed, 2 bad input or set-up.');
-  expect(said.out).toContain('kfault run --arch x86-64 -t "upper guard"');
+  expect(said.out).toContain('npx kfault run --arch x86-64 -t "upper guard"');
 });
 
 test('the version is that of the package', async () => {
@@ -141,7 +142,13 @@ test('every key of the schema says what it is', () => {
 });
 
 test('colours are for terminals, and NO_COLOR switches them off', () => {
-  const io = (isTty: boolean, env: Io['env']): Io => ({ out: () => {}, err: () => {}, isTty, env });
+  const io = (isTty: boolean, env: Io['env']): Io => ({
+    out: () => {},
+    err: () => {},
+    isTty,
+    columns: null,
+    env,
+  });
   expect(coloursFor(io(true, {})).red('x')).not.toBe('x');
   expect(coloursFor(io(false, {})).red('x')).toBe('x');
   expect(coloursFor(io(true, { NO_COLOR: '1' })).red('x')).toBe('x');

@@ -10,6 +10,8 @@ import { type Io, PASSED, UNUSABLE, UsageError } from './io.js';
 import { type RunOptions, runCommand } from './run-command.js';
 import { schemaCommand } from './schema-command.js';
 
+/** A fixture that is there, so that what stands in the help can be tried as it stands. */
+const SAMPLE = 'fixtures/x86/kernel-read-of-unallocated-page.yaml';
 const EXIT_HELP = 'Exit status: 0 passed, 1 a fixture failed, 2 bad input or set-up.';
 
 /** Runs the command line `args` (without node and script); returns the exit status. Never throws. */
@@ -36,7 +38,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .showHelpAfterError('Try: kfault --help')
     .addHelpText(
       'after',
-      `\n${EXIT_HELP}\n\nExamples:\n  kfault run\n  kfault explain fixtures/x86/FILE.yaml`,
+      `\n${EXIT_HELP}\n\nExamples:\n  npx kfault run fixtures\n  npx kfault explain ${SAMPLE}`,
     );
 
   program
@@ -44,13 +46,13 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .description('run fixtures and check what they expect')
     .argument('[paths...]', 'fixture files, or folders of them (default: fixtures)')
     .addOption(new Option('--arch <arch>', 'only fixtures of one architecture').choices(['x86-64', 'arm64']))
-    .option('-t, --filter <regex>', 'only fixtures whose name matches, in any case')
+    .option('-t, --filter <regex>', 'only fixtures whose name or file matches, in any case')
     .option('--json', 'print the results as JSON')
     .option('--fail-fast', 'stop behind the first fixture that does not pass')
     .option('--timing', 'print how long each fixture took')
     .addHelpText(
       'after',
-      `\n${EXIT_HELP}\n\nExamples:\n  kfault run fixtures/arm64\n  kfault run --arch x86-64 -t "upper guard"\n  kfault run --json > results.json`,
+      `\n${EXIT_HELP}\n\nExamples:\n  npx kfault run fixtures/arm64\n  npx kfault run --arch x86-64 -t "upper guard"\n  npx kfault run --json > results.json`,
     )
     .action(async (paths: string[], options: RunOptions) => {
       done(await runCommand(paths, options, io));
@@ -61,7 +63,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .description('tell the story of each fault of a fixture')
     .argument('<file>', 'fixture file')
     .addOption(new Option('--step <n>', 'only this step, counted from 1').argParser(stepNumber))
-    .addHelpText('after', '\nExample:\n  kfault explain fixtures/x86/FILE.yaml --step 1')
+    .addHelpText('after', `\nExample:\n  npx kfault explain ${SAMPLE} --step 1`)
     .action(async (file: string, options: ExplainOptions) => {
       done(await explainCommand(file, options, io));
     });
@@ -71,7 +73,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .description('write the bytes of instructions into fixtures, in front of their text')
     .argument('<paths...>', 'fixture files, or folders of them')
     .option('--check', 'change nothing; exit status 1 if a file would change')
-    .addHelpText('after', '\nExample:\n  kfault fmt fixtures/x86/FILE.yaml')
+    .addHelpText('after', '\nExample:\n  npx kfault fmt my-fixtures')
     .action(async (paths: string[], options: FmtOptions) => {
       done(await fmtCommand(paths, options, io));
     });

@@ -21,7 +21,7 @@ export interface RunOptions {
 export async function runCommand(paths: readonly string[], options: RunOptions, io: Io): Promise<number> {
   const wanted = selection(options);
   const { files, errors } = discoverFixtures(paths.length === 0 ? ['fixtures'] : paths);
-  const human = { colours: coloursFor(io), timing: options.timing === true };
+  const human = { colours: coloursFor(io), timing: options.timing === true, columns: io.columns };
   const results: FixtureResult[] = [];
   const add = (result: FixtureResult): boolean => {
     results.push(result);
@@ -55,5 +55,7 @@ function selection({ arch, filter }: RunOptions): (fixture: Fixture) => boolean 
   } catch (error) {
     throw new UsageError(`--filter: ${error instanceof Error ? error.message : String(error)}`);
   }
-  return ({ data }) => (arch === undefined || data.arch === arch) && (pattern?.test(data.name) ?? true);
+  return ({ data, source }) =>
+    (arch === undefined || data.arch === arch) &&
+    (pattern === null || pattern.test(data.name) || pattern.test(source.file));
 }

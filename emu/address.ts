@@ -30,9 +30,11 @@ export function u64(value: bigint): bigint {
   return BigInt.asUintN(64, value);
 }
 
+const PAGE_BITS = 0xffff_ffff_ffff_f000n;
+
 /** `va` rounded down to its 4 KiB page. */
 export function pageOf(va: bigint): bigint {
-  return va & ~0xfffn;
+  return BigInt.asUintN(64, va & PAGE_BITS);
 }
 
 /** Hexadecimal with `0x` and no padding, as `%#lx` prints it (zero is `0x0`). */

@@ -227,5 +227,5 @@ export class EventLog implements EventSink {
   }
 }
 
-/** A sink that forgets, for measurements and for machines nobody looks at. */
+/** A sink that forgets, for machines nobody looks at: with it, events are not even made. */
 export const NO_EVENTS: EventSink = { emit: () => undefined };

@@ -2,7 +2,7 @@
  * The straight build's path.ts: the same names for code whose generators were made plain functions
  * (scripts/straighten.ts). Nothing can stop in it; what it emits is the same, event for event.
  */
-import type { Event, EventSink, Primitive } from './events.js';
+import { type Event, type EventSink, NO_EVENTS, type Primitive } from './events.js';
 
 /** What a path is here: its result. */
 export type Path<T> = T;
@@ -13,22 +13,39 @@ export class Trace {
   /** Nobody can stop a straight path: setting it is an error of the program. */
   readonly pausing = false;
 
+  /**
+   * False when nobody gets the events. Places that make one often ask first; `emit`, `decide` and ported
+   * functions do by themselves.
+   */
+  listening = false;
+  #sink: EventSink = NO_EVENTS;
+
   constructor(
     readonly cpu: number,
-    public sink: EventSink,
-  ) {}
+    sink: EventSink,
+  ) {
+    this.sink = sink;
+  }
+
+  get sink(): EventSink {
+    return this.#sink;
+  }
+  set sink(sink: EventSink) {
+    this.#sink = sink;
+    this.listening = sink !== NO_EVENTS;
+  }
 
   emit(event: Event): void {
-    this.sink.emit(event);
+    this.#sink.emit(event);
   }
 
   decide<T extends Primitive>(fn: string, test: string, value: T): T {
-    this.sink.emit({ type: 'decide', cpu: this.cpu, fn, test, value });
+    if (this.listening) this.#sink.emit({ type: 'decide', cpu: this.cpu, fn, test, value });
     return value;
   }
 
   leave(fn: string, value: unknown): void {
-    this.sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
+    if (this.listening) this.#sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
   }
 
   immediate<T>(value: T): T {
@@ -60,6 +77,7 @@ export function port<C extends Traced, A extends readonly unknown[], R>(
   ported.add(fn);
   return (here, ...args) => {
     const { trace } = here;
+    if (!trace.listening) return body(here, ...args);
     trace.emit({ type: 'enter', cpu: trace.cpu, fn, argNames, args });
     const result = body(here, ...args);
     trace.leave(fn, result);

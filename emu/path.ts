@@ -5,7 +5,15 @@
  * (`pausing`), the generator also stops there. When nobody watches, nothing is yielded at all, because a
  * yield through a deep chain of delegations costs more than the rest of the path.
  */
-import type { DecideEvent, EnterEvent, Event, EventSink, LeaveEvent, Primitive } from './events.js';
+import {
+  type DecideEvent,
+  type EnterEvent,
+  type Event,
+  type EventSink,
+  type LeaveEvent,
+  NO_EVENTS,
+  type Primitive,
+} from './events.js';
 
 /** What a stopped path shows: the event that it has just emitted. */
 export type Step = EnterEvent | LeaveEvent | DecideEvent;
@@ -52,24 +60,42 @@ export class Trace {
   // One object serves every step that does not pause: it is consumed before the next one is made.
   readonly #immediate = new Immediate<unknown>(undefined);
 
+  /**
+   * False when nobody gets the events. Places that make one often ask first; `emit`, `decide` and ported
+   * functions do by themselves.
+   */
+  listening = false;
+  #sink: EventSink = NO_EVENTS;
+
   constructor(
     readonly cpu: number,
-    public sink: EventSink,
-  ) {}
+    sink: EventSink,
+  ) {
+    this.sink = sink;
+  }
+
+  get sink(): EventSink {
+    return this.#sink;
+  }
+  set sink(sink: EventSink) {
+    this.#sink = sink;
+    this.listening = sink !== NO_EVENTS;
+  }
 
   emit(event: Event): void {
-    this.sink.emit(event);
+    this.#sink.emit(event);
   }
 
   /** Records a decision of `fn` and hands its value back: `if (yield* trace.decide(…)) …`. */
   decide<T extends Primitive>(fn: string, test: string, value: T): Delegate<T> {
+    if (!this.listening && !this.pausing) return this.immediate(value);
     const event: DecideEvent = { type: 'decide', cpu: this.cpu, fn, test, value };
-    this.sink.emit(event);
+    this.#sink.emit(event);
     return this.#stop(event, value);
   }
 
   leave(fn: string, value: unknown): void {
-    this.sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
+    if (this.listening) this.#sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
   }
 
   /** A value that is there already, to be delegated to at once. */
@@ -145,10 +171,12 @@ export function port<C extends Traced, A extends readonly unknown[], R>(
   ported.add(fn);
   return (here, ...args) => {
     const { trace } = here;
-    const enter: EnterEvent = { type: 'enter', cpu: trace.cpu, fn, argNames, args };
-    trace.emit(enter);
     const path = body(here, ...args);
-    if (trace.pausing) return new Call(fn, trace, enter, path);
+    if (trace.listening || trace.pausing) {
+      const enter: EnterEvent = { type: 'enter', cpu: trace.cpu, fn, argNames, args };
+      trace.emit(enter);
+      if (trace.pausing) return new Call(fn, trace, enter, path);
+    }
     const turn = path.next();
     if (turn.done !== true) return new Call(fn, trace, turn.value, path);
     trace.leave(fn, turn.value);

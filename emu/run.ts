@@ -81,7 +81,7 @@ function* runToOutcome(guest: Guest, start: bigint, limits: RunLimits): Path<Run
     faults += 1;
     const result = yield* guest.handleStop(stop);
     if (result.how === 'end') return result.outcome;
-    trace.emit({ type: 'resolved', cpu: trace.cpu, how: result.how, pc: result.pc });
+    if (trace.listening) trace.emit({ type: 'resolved', cpu: trace.cpu, how: result.how, pc: result.pc });
     pc = result.pc;
 
     if (

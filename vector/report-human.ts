@@ -16,13 +16,32 @@ export interface Colours {
 export interface HumanOptions {
   readonly colours: Colours;
   readonly timing: boolean;
+  /** Columns of the terminal; null where lines may be of any length. */
+  readonly columns?: number | null;
+}
+
+/** Columns in front of a fixture's name. */
+const MARGIN = 9;
+
+/** A name broken at blanks so that it fits the terminal, its further lines under the first. */
+function wrapped(name: string, columns: number | null): string {
+  const width = Math.max(20, (columns ?? Number.POSITIVE_INFINITY) - MARGIN);
+  const lines: string[] = [];
+  for (const word of name.split(' ')) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width)
+      lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines.join(`\n${' '.repeat(MARGIN)}`);
 }
 
 /** The lines about one fixture. What a fixture's author wrote reaches a terminal only as text. */
-export function fixtureLines(result: FixtureResult, { colours, timing }: HumanOptions): string[] {
+export function fixtureLines(result: FixtureResult, options: HumanOptions): string[] {
+  const { colours, timing, columns = null } = options;
   const time = timing ? colours.dim(`  ${result.milliseconds.toFixed(1)} ms`) : '';
   const arch = (result.arch ?? '').padEnd(6);
-  const name = printable(result.name ?? result.file);
+  const name = result.name === null ? printable(result.file) : wrapped(printable(result.name), columns);
   switch (result.status) {
     case 'passed':
       return [`${colours.green('✓')} ${colours.dim(arch)} ${name}${time}`];
@@ -82,7 +101,7 @@ export function summaryLines(results: readonly FixtureResult[], { colours, timin
   out.push(`${many}: ${counts(results, colours)}${total}`);
   const failed = results.find((result) => result.status === 'failed');
   if (failed !== undefined) {
-    out.push('', `What happened, step by step: kfault explain ${printable(failed.file)}`);
+    out.push('', `What happened, step by step: npx kfault explain ${printable(failed.file)}`);
   }
   return out;
 }

@@ -38,6 +38,16 @@ describe('for people', () => {
     expect(fixtureLines(passed, { ...plain, timing: true })).toEqual(['✓ x86-64 fake  1.5 ms']);
   });
 
+  test('on a terminal names are broken between words', () => {
+    const long = {
+      ...passed,
+      name: 'with only Accessed and Dirty set an entry is none, but not to ptep_try_set()',
+    };
+    expect(fixtureLines(long, { ...plain, columns: 60 })).toEqual([
+      '✓ x86-64 with only Accessed and Dirty set an entry is none,\n         but not to ptep_try_set()',
+    ]);
+  });
+
   test('a failure names the expectation and its place and shows the difference', () => {
     expect(fixtureLines(failed, plain).join('\n')).toBe(`\
 ✗ arm64  fake
@@ -75,7 +85,7 @@ describe('for people', () => {
       'arm64   0 passed, 1 failed',
       '3 fixtures: 1 passed, 1 failed, 1 invalid',
       '',
-      'What happened, step by step: kfault explain dir/fake.yaml',
+      'What happened, step by step: npx kfault explain dir/fake.yaml',
     ]);
   });
 

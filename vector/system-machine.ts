@@ -59,6 +59,8 @@ export class SystemMachine implements Machine {
   /** Null once it is destroyed, or when it was refused. */
   readonly maps = new Map<string, bpf_map | null>();
   readonly programs = new Map<string, bpf_prog>();
+  /** Arenas that are gone: what happened in them is told by their names all the same. */
+  readonly #destroyed = new Map<string, bpf_arena>();
   readonly #extents = new Map<string, readonly [start: bigint, size: number]>();
   #userStack: bigint | null = null;
 
@@ -85,7 +87,8 @@ export class SystemMachine implements Machine {
 
   nameOf(address: bigint): string | null {
     for (const [name, map] of this.maps) {
-      const shown = map?.arena === null || map === null ? null : inArena(name, map.arena, address);
+      const arena = map?.arena ?? this.#destroyed.get(name);
+      const shown = arena === undefined ? null : inArena(name, arena, address);
       if (shown !== null) return shown;
     }
     const { kernel } = this.system;
@@ -250,6 +253,7 @@ export class SystemMachine implements Machine {
       return undefined;
     });
     this.maps.set(name, null);
+    if (map.arena !== null) this.#destroyed.set(name, map.arena);
   }
 
   arena(name: string): ArenaView {

@@ -237,6 +237,7 @@ function cacheMaintenanceAbort(
 function raise(here: ThisCpu, mmu: Arm64Mmu, pc: bigint, { exception, far, esr, access }: Syndrome): void {
   const { trace } = here;
   mmu.setSyndrome(far, esr);
+  if (!trace.listening) return;
   trace.emit({
     type: 'fault',
     cpu: trace.cpu,

@@ -41,45 +41,50 @@ const IABT_CUR_BITS = classBits(ESR_ELx_EC_IABT_CUR);
 const DABT_LOW_BITS = classBits(ESR_ELx_EC_DABT_LOW);
 const DABT_CUR_BITS = classBits(ESR_ELx_EC_DABT_CUR);
 
+/** Bits of an ESR. Said to be of 64 bits, because then the engine computes it without allocating. */
+function bits(esr: bigint, mask: bigint): bigint {
+  return BigInt.asUintN(64, esr & mask);
+}
+
 export function ESR_ELx_EC(esr: bigint): number {
-  return Number((esr & ESR_ELx_EC_MASK) >> ESR_ELx_EC_SHIFT);
+  return Number(bits(esr >> ESR_ELx_EC_SHIFT, 0x3fn));
 }
 
 export function fsc(esr: bigint): number {
-  return Number(esr & ESR_ELx_FSC);
+  return Number(bits(esr, ESR_ELx_FSC));
 }
 
 export function wnr(esr: bigint): boolean {
-  return (esr & ESR_ELx_WNR) !== 0n;
+  return bits(esr, ESR_ELx_WNR) !== 0n;
 }
 
 export function cm(esr: bigint): boolean {
-  return (esr & ESR_ELx_CM) !== 0n;
+  return bits(esr, ESR_ELx_CM) !== 0n;
 }
 
 export function is_write_abort(esr: bigint): boolean {
-  return (esr & (ESR_ELx_WNR | ESR_ELx_CM)) === ESR_ELx_WNR;
+  return wnr(esr) && !cm(esr);
 }
 
 export function esr_is_data_abort(esr: bigint): boolean {
-  const ec = esr & ESR_ELx_EC_MASK;
+  const ec = bits(esr, ESR_ELx_EC_MASK);
   return ec === DABT_LOW_BITS || ec === DABT_CUR_BITS;
 }
 
 export function is_el1_data_abort(esr: bigint): boolean {
-  return (esr & ESR_ELx_EC_MASK) === DABT_CUR_BITS;
+  return bits(esr, ESR_ELx_EC_MASK) === DABT_CUR_BITS;
 }
 
 export function is_el1_instruction_abort(esr: bigint): boolean {
-  return (esr & ESR_ELx_EC_MASK) === IABT_CUR_BITS;
+  return bits(esr, ESR_ELx_EC_MASK) === IABT_CUR_BITS;
 }
 
 export function is_el0_instruction_abort(esr: bigint): boolean {
-  return (esr & ESR_ELx_EC_MASK) === IABT_LOW_BITS;
+  return bits(esr, ESR_ELx_EC_MASK) === IABT_LOW_BITS;
 }
 
 export function esr_fsc_is_translation_fault(esr: bigint): boolean {
-  return (esr & 0x3cn) === 0x04n || (esr & 0x3fn) === 0x2bn;
+  return bits(esr, 0x3cn) === 0x04n || bits(esr, 0x3fn) === 0x2bn;
 }
 
 /** The same for a status code by itself, as PAR_EL1.FST has it. */
@@ -88,12 +93,12 @@ export function fscIsTranslationFault(code: number): boolean {
 }
 
 export function esr_fsc_is_permission_fault(esr: bigint): boolean {
-  return (esr & 0x3cn) === 0x0cn;
+  return bits(esr, 0x3cn) === 0x0cn;
 }
 
 /** A synchronous tag check fault. */
 export function esr_fsc_is_tag_check_fault(esr: bigint): boolean {
-  return (esr & ESR_ELx_FSC) === 0x11n;
+  return bits(esr, ESR_ELx_FSC) === 0x11n;
 }
 
 /** What the class field says, in the kernel's words. */

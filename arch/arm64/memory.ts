@@ -10,9 +10,11 @@ export const TASK_SIZE = 0x0001_0000_0000_0000n;
 /** Start of the kernel half, where the direct map begins. */
 export const PAGE_OFFSET = 0xffff_0000_0000_0000n;
 
+const BIT_55 = 1n << 55n;
+
 /** Clears the top byte of a user address, and leaves a kernel address (bit 55 set) as it is. */
 export function untagged_addr(addr: bigint): bigint {
-  return addr & BigInt.asUintN(64, BigInt.asIntN(56, addr));
+  return BigInt.asUintN(64, addr & BIT_55) === 0n ? BigInt.asUintN(56, addr) : addr;
 }
 
 /** Below TASK_SIZE. Addresses between the halves belong to neither. */

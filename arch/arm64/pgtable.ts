@@ -222,6 +222,7 @@ class Arm64Pgtable implements Pgtable {
     const old = here.ram.readU64(ptep);
     const changed = old === 0n;
     if (changed) here.ram.writeU64(ptep, value);
+    if (!here.trace.listening) return changed;
     here.trace.emit({
       type: 'pte-write',
       cpu: here.trace.cpu,
@@ -239,7 +240,9 @@ class Arm64Pgtable implements Pgtable {
 function store(here: ThisCpu, by: string, level: LevelName, pa: number, value: bigint): bigint {
   const old = here.ram.readU64(pa);
   here.ram.writeU64(pa, value);
-  here.trace.emit({ type: 'pte-write', cpu: here.trace.cpu, by, level, pa, old, value, changed: true });
+  if (here.trace.listening) {
+    here.trace.emit({ type: 'pte-write', cpu: here.trace.cpu, by, level, pa, old, value, changed: true });
+  }
   return old;
 }
 

@@ -147,6 +147,7 @@ function raisePageFault(
   mmu.setCr2(va);
   // A page fault drops what the TLB holds for the address: the retry walks again.
   mmu.unpin(va);
+  if (!trace.listening) return walk;
   trace.emit({
     type: 'fault',
     cpu: trace.cpu,
@@ -161,6 +162,7 @@ function raisePageFault(
 
 function emitWalk(here: ThisCpu, va: bigint, access: AccessType, user: boolean, walk: Translation): void {
   const { trace } = here;
+  if (!trace.listening) return;
   const { levels, verdict, at } = walk;
   trace.emit({ type: 'walk', cpu: trace.cpu, va, access, user, levels, verdict, at });
 }

@@ -286,6 +286,7 @@ class X86Pgtable implements Pgtable {
     const old = ram.readU64(ptep);
     const changed = old === 0n;
     if (changed) ram.writeU64(ptep, value);
+    if (!trace.listening) return changed;
     trace.emit({
       type: 'pte-write',
       cpu: trace.cpu,
@@ -311,7 +312,9 @@ function store(here: ThisCpu, by: string, level: LevelName, pa: Ptep, value: big
   const { ram, trace } = here;
   const old = ram.readU64(pa);
   ram.writeU64(pa, value);
-  trace.emit({ type: 'pte-write', cpu: trace.cpu, by, level, pa, old, value, changed: true });
+  if (trace.listening) {
+    trace.emit({ type: 'pte-write', cpu: trace.cpu, by, level, pa, old, value, changed: true });
+  }
   return old;
 }
 

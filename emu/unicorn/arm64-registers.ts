@@ -1,6 +1,8 @@
 /** Registers of arm64: general ones as Unicorn numbers them, system registers by their encoding. */
 import {
   UC_ARM64_REG_CP_REG,
+  UC_ARM64_REG_ESR_EL1,
+  UC_ARM64_REG_FAR_EL1,
   UC_ARM64_REG_NZCV,
   UC_ARM64_REG_PC,
   UC_ARM64_REG_PSTATE,
@@ -56,8 +58,8 @@ const places = new Map<string, RegisterPlace>([
   ['ttbr1_el1', systemRegister(3, 0, 2, 0, 1)],
   ['tcr_el1', systemRegister(3, 0, 2, 0, 2)],
   ['mair_el1', systemRegister(3, 0, 10, 2, 0)],
-  ['esr_el1', systemRegister(3, 0, 5, 2, 0)],
-  ['far_el1', systemRegister(3, 0, 6, 0, 0)],
+  ['esr_el1', plain(UC_ARM64_REG_ESR_EL1)],
+  ['far_el1', plain(UC_ARM64_REG_FAR_EL1)],
   ['par_el1', systemRegister(3, 0, 7, 4, 0)],
   ['vbar_el1', systemRegister(3, 0, 12, 0, 0)],
   ['spsr_el1', systemRegister(3, 0, 4, 0, 0)],

@@ -77,4 +77,6 @@ export const UC_ARM64_REG_PC = 260;
 export const UC_ARM64_REG_PSTATE = 265;
 export const UC_ARM64_REG_SP_EL0 = 270;
 export const UC_ARM64_REG_SP_EL1 = 271;
+export const UC_ARM64_REG_ESR_EL1 = 277;
+export const UC_ARM64_REG_FAR_EL1 = 281;
 export const UC_ARM64_REG_CP_REG = 290;

@@ -125,6 +125,8 @@ export class NativeCpu implements Cpu {
     this.file = {
       place: (name) => this.place(name),
       special: (name) => this.part.special.get(name),
+      liveIndex: (name) => this.liveIndices.get(name),
+      live: this.live,
       ensureOpen: () => this.ensureOpen(),
       ensureIdle: () => this.ensureIdle(),
     };

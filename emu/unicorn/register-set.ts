@@ -2,6 +2,7 @@
 import { EngineError, type RegisterSet } from '../cpu.js';
 import { addressOf, NativeBuffer } from './bindings.js';
 import type { SpecialRegister } from './isa-part.js';
+import type { EngineState } from './live-state.js';
 import type { RawEngine } from './raw-engine.js';
 import type { RegisterPlace, StructureRegister } from './register-table.js';
 
@@ -9,6 +10,10 @@ import type { RegisterPlace, StructureRegister } from './register-table.js';
 export interface RegisterFile {
   place(name: string): RegisterPlace | null;
   special(name: string): SpecialRegister | undefined;
+  /** Index of the register among the 64-bit words of `live`, when it is there. */
+  liveIndex(name: string): number | undefined;
+  /** The engine's present state, read in place. */
+  readonly live: EngineState;
   /** Throws an EngineError when the CPU is closed. */
   ensureOpen(): void;
   /** Throws an EngineError when the CPU is closed or running. */
@@ -33,6 +38,15 @@ class Batch {
   }
 }
 
+/** Registers that are read in place and follow each other there and in `values`. */
+interface LiveRun {
+  /** Index in `values`. */
+  readonly to: number;
+  /** Index among the words of the engine's state. */
+  readonly from: number;
+  length: number;
+}
+
 /** A value that has to be moved between a structure and its place in `values`. */
 interface Structured {
   readonly index: number;
@@ -55,6 +69,7 @@ export class NativeRegisterSet implements RegisterSet {
   private readonly halves: Uint16Array;
   private readonly narrow: { readonly index: number; readonly bytes: 2 | 4 }[] = [];
   private readonly structured: Structured[] = [];
+  private readonly lives: LiveRun[] = [];
   private readonly specialReads: Special[] = [];
   private readonly specialWrites: Special[] = [];
   private readonly reads: Batch;
@@ -102,21 +117,45 @@ export class NativeRegisterSet implements RegisterSet {
     } else if (place.bytes !== 8) {
       this.narrow.push({ index, bytes: place.bytes });
     }
-    if (read === undefined) this.reads.add(place.id, at);
+    const live = this.file.liveIndex(name);
+    if (read === undefined && live !== undefined) this.addLive(index, live);
+    else if (read === undefined) this.reads.add(place.id, at);
     // A structure with other state in it must be read just before it is written.
     if (write === undefined && !(place.kind === 'structure' && place.shared)) this.writes.add(place.id, at);
+  }
+
+  private addLive(to: number, from: number): void {
+    const last = this.lives.at(-1);
+    if (last !== undefined && last.to + last.length === to && last.from + last.length === from) {
+      last.length += 1;
+    } else {
+      this.lives.push({ to, from, length: 1 });
+    }
   }
 
   load(): void {
     this.file.ensureOpen();
     const { engine, reads, words } = this;
-    const rc = engine.bindings.uc_reg_read_batch(
-      engine.handle,
-      reads.ids.address,
-      reads.pointers.address,
-      reads.count,
-    );
-    if (rc !== 0) engine.check(rc, 'reading registers');
+    if (reads.count > 0) {
+      const rc = engine.bindings.uc_reg_read_batch(
+        engine.handle,
+        reads.ids.address,
+        reads.pointers.address,
+        reads.count,
+      );
+      if (rc !== 0) engine.check(rc, 'reading registers');
+    }
+    if (this.lives.length > 0) {
+      const { live } = this.file;
+      live.refresh();
+      for (const { to, from, length } of this.lives) {
+        if (length > 4) {
+          this.values.set(live.quads.subarray(from, from + length), to);
+          continue;
+        }
+        for (let i = 0; i < length * 2; i++) words[to * 2 + i] = live.words[from * 2 + i] ?? 0;
+      }
+    }
     for (const { index, bytes } of this.narrow) {
       words[index * 2 + 1] = 0;
       if (bytes === 2) this.halves[index * 4 + 1] = 0;

@@ -15,6 +15,7 @@ import { type Delegate, type Path, port } from '../../emu/path.js';
 export const CONFIG_KFENCE_NUM_OBJECTS = 255;
 /** Bytes: a page and its guard for each object, and two pages in front. */
 export const KFENCE_POOL_SIZE = (CONFIG_KFENCE_NUM_OBJECTS + 1) * 2 * PAGE_SIZE;
+const POOL_SIZE = BigInt(KFENCE_POOL_SIZE);
 
 /** KFENCE of one machine. */
 export class Kfence {
@@ -24,7 +25,7 @@ export class Kfence {
 
   /** is_kfence_address(): the range test wraps, and comes before the test for a pool, as in the kernel. */
   is_kfence_address(addr: bigint): boolean {
-    return u64(addr - this.__kfence_pool) < BigInt(KFENCE_POOL_SIZE) && this.__kfence_pool !== 0n;
+    return u64(addr - this.__kfence_pool) < POOL_SIZE && this.__kfence_pool !== 0n;
   }
 
   /** True when the access is to be tried again; false when it is not KFENCE's business. */
