@@ -27,6 +27,8 @@ export const SEGV_PKUERR = 4;
 export const BUS_ADRALN = 1;
 export const BUS_ADRERR = 2;
 export const BUS_OBJERR = 3;
+/** Memory that hardware reported as broken, and somebody needs it now. */
+export const BUS_MCEERR_AR = 4;
 export const SI_KERNEL = 0x80;
 
 export const PAGE_SIZE = 4096;

@@ -2,6 +2,7 @@
 import {
   BUS_ADRALN,
   BUS_ADRERR,
+  BUS_MCEERR_AR,
   BUS_OBJERR,
   PAGE_SHIFT,
   PAGE_SIZE,
@@ -39,6 +40,7 @@ const COMMON: Readonly<Record<string, bigint>> = {
   BUS_ADRALN: BigInt(BUS_ADRALN),
   BUS_ADRERR: BigInt(BUS_ADRERR),
   BUS_OBJERR: BigInt(BUS_OBJERR),
+  BUS_MCEERR_AR: BigInt(BUS_MCEERR_AR),
   SI_KERNEL: BigInt(SI_KERNEL),
   // arch/x86/include/asm/trap_pf.h
   X86_PF_PROT: 1n << 0n,

@@ -1,4 +1,5 @@
 /** `kfault explain`: runs a fixture and tells the story of its faults, step by step. */
+import { hex } from '../emu/address.js';
 import { bytesText } from '../emu/assembler/source.js';
 import type { Engine } from '../emu/cpu.js';
 import { instructionText, loadDisassembler } from '../emu/disassembler.js';
@@ -87,15 +88,20 @@ export function stepText(step: Step): string {
 }
 
 function stepObject(step: Step): string {
-  if ('call' in step) return ` ${step.call.text}`;
-  if ('user' in step) return ` ${step.user.text}`;
+  if ('call' in step) return ` ${placeText(step.call)}`;
+  if ('user' in step) return ` ${placeText(step.user)}`;
   if ('kfunc' in step) return ` ${step.kfunc}`;
   if ('kernel' in step) return ` ${step.kernel}`;
   if ('stream_read' in step) return ` ${step.stream_read.program}`;
-  if ('write' in step) return ` at ${step.write.at.text}`;
-  if ('read' in step) return ` at ${step.read.at.text}`;
-  if ('pte' in step) return ` of ${step.pte.va.text}`;
-  if ('tlb' in step) return 'keep' in step.tlb ? ` keep ${step.tlb.keep.text}` : ' flush';
+  if ('write' in step) return ` at ${placeText(step.write.at)}`;
+  if ('read' in step) return ` at ${placeText(step.read.at)}`;
+  if ('pte' in step) return ` of ${placeText(step.pte.va)}`;
+  if ('tlb' in step) return 'keep' in step.tlb ? ` keep ${placeText(step.tlb.keep)}` : ' flush';
   if ('destroy' in step) return ` ${step.destroy}`;
   return '';
+}
+
+/** An address as it was written; a bare number in hexadecimal, however YAML had it. */
+function placeText({ text }: { readonly text: string }): string {
+  return /^[0-9]+$/.test(text) ? hex(BigInt(text)) : text;
 }

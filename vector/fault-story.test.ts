@@ -39,20 +39,6 @@ describe('what resolved a fault', () => {
     ],
     ['the spurious check of x86', [leave('spurious_kernel_fault', true), resolved('retry')], 'spurious'],
     ['that of arm64', [leave('is_spurious_el1_translation_fault', true), resolved('retry')], 'spurious'],
-    [
-      'that of arm64 as a decision',
-      [
-        {
-          type: 'decide',
-          cpu,
-          fn: '__do_kernel_fault',
-          test: 'is_spurious_el1_translation_fault(addr, esr, regs)',
-          value: true,
-        },
-        resolved('retry'),
-      ],
-      'spurious',
-    ],
     ['the VM', [leave('handle_mm_fault', 0), resolved('retry')], 'vm'],
     ['nobody', [leave('bpf_arena_handle_page_fault', false), resolved('retry')], 'none'],
     ['an exception table', [leave('fixup_exception', true), resolved('fixup')], 'fixup'],

@@ -105,15 +105,9 @@ const GRANTS: Readonly<Record<string, Resolution>> = {
   is_spurious_el1_translation_fault: 'spurious',
 };
 
-const SPURIOUS_TEST = 'is_spurious_el1_translation_fault(';
-
 function retriedBecause(story: FaultStory): Resolution {
   let reason: Resolution = 'none';
   for (const event of story.events) {
-    // Where the check is too small to be a function of its own here, its caller's decision tells.
-    if (event.type === 'decide' && event.value === true && event.test.startsWith(SPURIOUS_TEST)) {
-      reason = 'spurious';
-    }
     if (event.type !== 'leave') continue;
     const granted = GRANTS[event.fn];
     if (granted !== undefined && event.value === true) reason = granted;

@@ -188,9 +188,6 @@ export type ExtableData = z.output<typeof extable>;
 
 export { NAME };
 
-/** Where the published schema says it lives. */
-export const SCHEMA_FILE = 'docs/fixture.schema.json';
-
 /** The JSON Schema (draft 2020-12) of a fixture, for editors. */
 export function jsonSchema(): Record<string, unknown> {
   const schema = z.toJSONSchema(fixture, { io: 'input', target: 'draft-2020-12' });

@@ -8,6 +8,7 @@
 import { type Delegate, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import {
+  classOf,
   ESR_ELx_EC,
   ESR_ELx_EC_DABT_CUR,
   ESR_ELx_EC_DABT_LOW,
@@ -46,7 +47,9 @@ export const el1h_64_sync_handler = port(
   ['regs'],
   function* (here: ThisCpu, regs: Arm64PtRegs) {
     const esr = mmuOf(here).syndrome.esr_el1;
-    const ec = yield* here.trace.decide('el1h_64_sync_handler', 'ESR_ELx_EC(esr)', ESR_ELx_EC(esr));
+    const ec = ESR_ELx_EC(esr);
+    // The bigint, for people read it in hexadecimal.
+    yield* here.trace.decide('el1h_64_sync_handler', 'ESR_ELx_EC(esr)', classOf(esr));
     switch (ec) {
       case ESR_ELx_EC_DABT_CUR:
       case ESR_ELx_EC_IABT_CUR:
@@ -66,7 +69,9 @@ export const el0t_64_sync_handler = port(
   ['regs'],
   function* (here: ThisCpu, regs: Arm64PtRegs) {
     const esr = mmuOf(here).syndrome.esr_el1;
-    const ec = yield* here.trace.decide('el0t_64_sync_handler', 'ESR_ELx_EC(esr)', ESR_ELx_EC(esr));
+    const ec = ESR_ELx_EC(esr);
+    // The bigint, for people read it in hexadecimal.
+    yield* here.trace.decide('el0t_64_sync_handler', 'ESR_ELx_EC(esr)', classOf(esr));
     switch (ec) {
       case ESR_ELx_EC_DABT_LOW:
         yield* el0_da(here, regs, esr);

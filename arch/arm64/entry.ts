@@ -19,7 +19,7 @@ import type { Resumption, ThisCpu } from '../arch.js';
 import { el0t_64_sync_handler, el1h_64_sync_handler } from './entry-common.js';
 import { abortEsr, ESR_ELx_EC_PC_ALIGN, ESR_ELx_FSC_ACCESS, FSC_ALIGNMENT, plainEsr } from './esr.js';
 import { type Arm64InstructionFacts, classify } from './instruction.js';
-import { type Arm64Mmu, mmuOf } from './mmu.js';
+import { type Arm64Mmu, mmuOf, PSTATE_PAN, PSTATE_UAO } from './mmu.js';
 import { type Arm64PtRegs, PT_REGS_SIZE } from './regs.js';
 import { panic_bad_stack } from './traps.js';
 import { NO_FAULT } from './walk.js';
@@ -29,9 +29,6 @@ const EXCP_SWI = 2;
 const EXCP_DATA_ABORT = 4;
 const EXCP_BKPT = 7;
 const EXCP_SMC = 13;
-
-const PSTATE_PAN = 1 << 22;
-const PSTATE_UAO = 1 << 23;
 
 /** A synchronous exception in the making. */
 interface Syndrome {

@@ -46,6 +46,11 @@ function bits(esr: bigint, mask: bigint): bigint {
   return BigInt.asUintN(64, esr & mask);
 }
 
+/** ESR_ELx_EC() as a bigint. */
+export function classOf(esr: bigint): bigint {
+  return bits(esr >> ESR_ELx_EC_SHIFT, 0x3fn);
+}
+
 export function ESR_ELx_EC(esr: bigint): number {
   return Number(bits(esr >> ESR_ELx_EC_SHIFT, 0x3fn));
 }
@@ -135,10 +140,37 @@ export interface AbortKind {
  * Cache maintenance has both CM and WnR.
  */
 export function abortEsr(kind: AbortKind, code: number): bigint {
-  if (kind.fetch) return BigInt((kind.user ? 0x8200_0000 : 0x8600_0000) + code);
-  const base = kind.user ? 0x9200_0000 : 0x9600_0000;
-  return BigInt(base + (kind.cacheMaintenance ? 0x140 : kind.write ? 0x40 : 0) + code);
+  const words = kind.fetch
+    ? kind.user
+      ? FETCH_EL0
+      : FETCH_EL1
+    : kind.cacheMaintenance
+      ? kind.user
+        ? CACHE_EL0
+        : CACHE_EL1
+      : kind.write
+        ? kind.user
+          ? WRITE_EL0
+          : WRITE_EL1
+        : kind.user
+          ? READ_EL0
+          : READ_EL1;
+  return words[code] ?? 0n;
 }
+
+/** The words of one kind of abort by fault status code: ready, because making a bigint costs. */
+function words(base: number): readonly bigint[] {
+  return Array.from({ length: 64 }, (_, code) => BigInt(base + code));
+}
+
+const FETCH_EL0 = words(0x8200_0000);
+const FETCH_EL1 = words(0x8600_0000);
+const READ_EL0 = words(0x9200_0000);
+const READ_EL1 = words(0x9600_0000);
+const WRITE_EL0 = words(0x9200_0040);
+const WRITE_EL1 = words(0x9600_0040);
+const CACHE_EL0 = words(0x9200_0140);
+const CACHE_EL1 = words(0x9600_0140);
 
 /** The ESR of an exception without syndrome: PC or SP alignment. */
 export function plainEsr(ec: number): bigint {

@@ -13,11 +13,13 @@ import type { ThisCpu } from '../arch.js';
 import {
   BUS_ADRALN,
   BUS_ADRERR,
+  BUS_MCEERR_AR,
   FAULT_FLAG_DEFAULT,
   FAULT_FLAG_INSTRUCTION,
   FAULT_FLAG_TRIED,
   FAULT_FLAG_USER,
   FAULT_FLAG_WRITE,
+  PAGE_SHIFT,
   PAGE_SIZE,
   SEGV_ACCERR,
   SEGV_MAPERR,
@@ -60,14 +62,13 @@ import { die_kernel_fault } from './fault-report.js';
 import { is_ttbr0_addr, untagged_addr } from './memory.js';
 import { mmuOf } from './mmu.js';
 import type { Arm64PtRegs } from './regs.js';
-import { arm64_force_sig_fault, arm64_force_sig_mceerr, arm64_notify_die, BUS_MCEERR_AR } from './traps.js';
+import { arm64_force_sig_fault, arm64_force_sig_mceerr, arm64_notify_die } from './traps.js';
 import { NO_FAULT } from './walk.js';
 
 /** A handler of fault_info: 0 when it dealt with the fault, 1 when it did not. */
 type FaultFunction = (here: ThisCpu, far: bigint, esr: bigint, regs: Arm64PtRegs) => Delegate<number>;
 
 const PAGE_SIZE_ADDRESS = BigInt(PAGE_SIZE);
-const PAGE_SHIFT = 12;
 /** Bits of FAR_EL1 that hold the logical tag. */
 const MTE_TAG_MASK = 0xfn << 56n;
 

@@ -44,8 +44,9 @@ export class ControlRegisterError extends Error {
 }
 
 const PSTATE_EL_BITS = 0xf;
-const PSTATE_PAN = 1 << 22;
-const PSTATE_UAO = 1 << 23;
+/** PSR_PAN_BIT and PSR_UAO_BIT as the engine's 32-bit PSTATE has them. */
+export const PSTATE_PAN = 1 << 22;
+export const PSTATE_UAO = 1 << 23;
 
 const TWO_48 = 2 ** 48;
 

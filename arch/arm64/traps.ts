@@ -25,9 +25,6 @@ import { __show_regs } from './process.js';
 import type { Arm64PtRegs } from './regs.js';
 import { dump_backtrace } from './stacktrace.js';
 
-/** si_code of a signal for memory that hardware reported as broken. */
-export const BUS_MCEERR_AR = 4;
-
 /** The instructions up to pc. Only kernel addresses are looked at: a jump to NULL prints no line. */
 function dump_kernel_instr(here: ThisCpu, regs: Arm64PtRegs): void {
   const { pc } = regs;

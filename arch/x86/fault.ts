@@ -10,6 +10,7 @@ import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import {
   BUS_ADRERR,
+  BUS_MCEERR_AR,
   FAULT_FLAG_DEFAULT,
   FAULT_FLAG_INSTRUCTION,
   FAULT_FLAG_TRIED,
@@ -70,9 +71,6 @@ import {
   X86_PF_USER,
   X86_PF_WRITE,
 } from './walk.js';
-
-/** si_code of a signal for memory that hardware reported as broken. */
-const BUS_MCEERR_AR = 4;
 
 function fault_in_kernel_space(address: bigint): boolean {
   return address >= TASK_SIZE_MAX && !is_vsyscall_vaddr(address);
