@@ -15,7 +15,7 @@ const SCRIPT = join('bench', 'miss_restart.py');
 export class PythonLoop {
   private constructor(
     readonly folder: string,
-    readonly libraryFolder: string,
+    readonly engineFolder: string,
   ) {}
 
   /**
@@ -24,10 +24,10 @@ export class PythonLoop {
    * @returns null when there is no wheel (the library came by KFAULT_UNICORN)
    */
   static async unpack(library: string): Promise<PythonLoop | null> {
-    const libraryFolder = dirname(library);
+    const engineFolder = dirname(library);
     let wheel: Buffer;
     try {
-      wheel = await readFile(join(libraryFolder, WHEEL_NAME));
+      wheel = await readFile(join(engineFolder, WHEEL_NAME));
     } catch {
       return null;
     }
@@ -38,13 +38,13 @@ export class PythonLoop {
       await mkdir(dirname(path), { recursive: true });
       await writeFile(path, member.bytes());
     }
-    return new PythonLoop(folder, libraryFolder);
+    return new PythonLoop(folder, engineFolder);
   }
 
   /** Nanoseconds per round. */
   async measure(): Promise<number> {
     const python = process.env.PYTHON ?? 'python3';
-    const env = { ...process.env, PYTHONPATH: this.folder, LIBUNICORN_PATH: this.libraryFolder };
+    const env = { ...process.env, PYTHONPATH: this.folder, LIBUNICORN_PATH: this.engineFolder };
     const { stdout } = await promisify(execFile)(python, [join(packageRoot(), SCRIPT)], { env });
     return Number(stdout);
   }

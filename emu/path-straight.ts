@@ -2,50 +2,21 @@
  * The straight build's path.ts: the same names for code whose generators were made plain functions
  * (scripts/straighten.ts). Nothing can stop in it; what it emits is the same, event for event.
  */
-import { type Event, type EventSink, NO_EVENTS, type Primitive } from './events.js';
+import type { Primitive } from './events.js';
+import { Narrator } from './narrator.js';
 
 /** What a path is here: its result. */
 export type Path<T> = T;
 export type Delegate<T> = T;
 
 /** The narrator of one CPU: emits events. */
-export class Trace {
+export class Trace extends Narrator {
   /** Nobody can stop a straight path: setting it is an error of the program. */
   readonly pausing = false;
 
-  /**
-   * False when nobody gets the events. Places that make one often ask first; `emit`, `decide` and ported
-   * functions do by themselves.
-   */
-  listening = false;
-  #sink: EventSink = NO_EVENTS;
-
-  constructor(
-    readonly cpu: number,
-    sink: EventSink,
-  ) {
-    this.sink = sink;
-  }
-
-  get sink(): EventSink {
-    return this.#sink;
-  }
-  set sink(sink: EventSink) {
-    this.#sink = sink;
-    this.listening = sink !== NO_EVENTS;
-  }
-
-  emit(event: Event): void {
-    this.#sink.emit(event);
-  }
-
   decide<T extends Primitive>(fn: string, test: string, value: T): T {
-    if (this.listening) this.#sink.emit({ type: 'decide', cpu: this.cpu, fn, test, value });
+    if (this.listening) this.emit({ type: 'decide', cpu: this.cpu, fn, test, value });
     return value;
-  }
-
-  leave(fn: string, value: unknown): void {
-    if (this.listening) this.#sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
   }
 
   immediate<T>(value: T): T {

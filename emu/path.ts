@@ -5,15 +5,8 @@
  * (`pausing`), the generator also stops there. When nobody watches, nothing is yielded at all, because a
  * yield through a deep chain of delegations costs more than the rest of the path.
  */
-import {
-  type DecideEvent,
-  type EnterEvent,
-  type Event,
-  type EventSink,
-  type LeaveEvent,
-  NO_EVENTS,
-  type Primitive,
-} from './events.js';
+import type { DecideEvent, EnterEvent, LeaveEvent, Primitive } from './events.js';
+import { Narrator } from './narrator.js';
 
 /** What a stopped path shows: the event that it has just emitted. */
 export type Step = EnterEvent | LeaveEvent | DecideEvent;
@@ -54,48 +47,18 @@ class Paused<T> implements Iterator<Step, T, void> {
 }
 
 /** The narrator of one CPU: emits events, and stops the path where someone watches. */
-export class Trace {
+export class Trace extends Narrator {
   /** Set by whoever wants paths to stop at each step (debugger, explorer). */
   pausing = false;
   // One object serves every step that does not pause: it is consumed before the next one is made.
   readonly #immediate = new Immediate<unknown>(undefined);
 
-  /**
-   * False when nobody gets the events. Places that make one often ask first; `emit`, `decide` and ported
-   * functions do by themselves.
-   */
-  listening = false;
-  #sink: EventSink = NO_EVENTS;
-
-  constructor(
-    readonly cpu: number,
-    sink: EventSink,
-  ) {
-    this.sink = sink;
-  }
-
-  get sink(): EventSink {
-    return this.#sink;
-  }
-  set sink(sink: EventSink) {
-    this.#sink = sink;
-    this.listening = sink !== NO_EVENTS;
-  }
-
-  emit(event: Event): void {
-    this.#sink.emit(event);
-  }
-
   /** Records a decision of `fn` and hands its value back: `if (yield* trace.decide(…)) …`. */
   decide<T extends Primitive>(fn: string, test: string, value: T): Delegate<T> {
     if (!this.listening && !this.pausing) return this.immediate(value);
     const event: DecideEvent = { type: 'decide', cpu: this.cpu, fn, test, value };
-    this.#sink.emit(event);
+    this.emit(event);
     return this.#stop(event, value);
-  }
-
-  leave(fn: string, value: unknown): void {
-    if (this.listening) this.#sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
   }
 
   /** A value that is there already, to be delegated to at once. */

@@ -15,11 +15,16 @@ describe('straighten', () => {
     `;
     expect(squeezed(straighten('x.js', source))).toBe(
       squeezed(`
-        export function walk(here) { return (step(here)); }
-        const port1 = port('f', [], function (here) { if ((here.trace.decide('f', 'x', true))) return 1; });
-        class Unwinder { static start(a) { (a()); } async other() { } }
+        export function walk(here) { return step(here); }
+        const port1 = port('f', [], function (here) { if (here.trace.decide('f', 'x', true)) return 1; });
+        class Unwinder { static start(a) { a(); } async other() {} }
       `),
     );
+  });
+
+  test('lines stay where they are', () => {
+    const source = 'function* f() {\n  const a = yield* g(yield* h());\n  return a;\n}\n';
+    expect(straighten('x.js', source)).toBe('function f() {\n  const a = g(h());\n  return a;\n}\n');
   });
 
   test('iterators of collections stay generators', () => {

@@ -5,18 +5,18 @@ import { libraryPath, openLibrary, type UnicornLibrary } from './library.js';
 import { NativeCpu } from './native-cpu.js';
 import { CODE, DATA, RAM_BASE, RWX, SENTINEL, words } from './test-machine.js';
 
-const library = openLibrary(libraryPath());
+const opened = openLibrary(libraryPath());
 /** The same library, as if the engine's state had not been found in place. */
 const blind: UnicornLibrary = {
-  ...library,
-  x86: { ...library.x86, live: null },
-  arm64: { ...library.arm64, live: null },
+  ...opened,
+  x86: { ...opened.x86, live: null },
+  arm64: { ...opened.arm64, live: null },
 };
 /** The same library, with the state in a place where it is not: behind the end of everything. */
 const misled: UnicornLibrary = {
-  ...library,
-  x86: { ...library.x86, live: library.x86.live && { ...library.x86.live, distance: 2 ** 46 } },
-  arm64: { ...library.arm64, live: library.arm64.live && { ...library.arm64.live, distance: 2 ** 46 } },
+  ...opened,
+  x86: { ...opened.x86, live: opened.x86.live && { ...opened.x86.live, distance: 2 ** 46 } },
+  arm64: { ...opened.arm64, live: opened.arm64.live && { ...opened.arm64.live, distance: 2 ** 46 } },
 };
 
 const X86 = ['rax', 'rbx', 'rcx', 'rdx', 'rsi', 'rdi', 'rbp', 'rsp', 'r8', 'r9', 'r15', 'rip'];
@@ -46,16 +46,16 @@ afterEach(() => {
 });
 
 test('the state of the engines of the pinned version is found in place', () => {
-  expect(library.x86.live).not.toBeNull();
-  expect(library.arm64.live).not.toBeNull();
+  expect(opened.x86.live).not.toBeNull();
+  expect(opened.arm64.live).not.toBeNull();
 });
 
 describe.each([
-  { how: 'in place', from: library },
+  { how: 'in place', from: opened },
   { how: 'by saving contexts', from: blind },
   { how: 'by saving contexts, when it is not where it should be', from: misled },
 ])('registers read $how', ({ from }) => {
-  test.each(['x86-64', 'arm64'] as const)('are what the library says, %s', (isa) => {
+  test.each(['x86-64', 'arm64'] as const)('are what the opened says, %s', (isa) => {
     const { names, pointer, code, at } = CASES[isa];
     const ram = new Ram(RAM_BASE, 1 << 20);
     ram.write(RAM_BASE, Uint8Array.from(code));

@@ -1,0 +1,35 @@
+/** What tells the event stream about one CPU; the base of both builds' `Trace`. */
+import { type Event, type EventSink, NO_EVENTS } from './events.js';
+
+export class Narrator {
+  /**
+   * False when nobody gets the events. Places that make one often ask first; decisions and ported
+   * functions do by themselves.
+   */
+  listening = false;
+  #sink: EventSink = NO_EVENTS;
+
+  constructor(
+    readonly cpu: number,
+    sink: EventSink,
+  ) {
+    this.sink = sink;
+  }
+
+  get sink(): EventSink {
+    return this.#sink;
+  }
+  set sink(sink: EventSink) {
+    this.#sink = sink;
+    this.listening = sink !== NO_EVENTS;
+  }
+
+  emit(event: Event): void {
+    this.#sink.emit(event);
+  }
+
+  /** Records the return of `fn`. */
+  leave(fn: string, value: unknown): void {
+    if (this.listening) this.#sink.emit({ type: 'leave', cpu: this.cpu, fn, value });
+  }
+}
