@@ -11,7 +11,7 @@ import { hex, u64 } from '../emu/address.js';
 import type { CpuStop, Engine } from '../emu/cpu.js';
 import { type EventSink, NO_EVENTS, type RunOutcome } from '../emu/events.js';
 import { type Path, Trace } from '../emu/path.js';
-import { Ram, RamError } from '../emu/ram.js';
+import { type Ram, RamError } from '../emu/ram.js';
 import { DEFAULT_LIMITS, type Guest, type RunLimits, runGuest, type StopResult } from '../emu/run.js';
 import { EBUSY } from '../kernel/errno.js';
 import { Kallsyms, type KernelSymbol } from '../kernel/kallsyms.js';
@@ -90,6 +90,7 @@ export class System {
   readonly limits: RunLimits;
   readonly cpus: readonly ThisCpu[];
   readonly text: TextSpace;
+  readonly #engine: Engine;
   readonly #image: Image;
   #user: UserMm | null = null;
   #closed = false;
@@ -114,7 +115,8 @@ export class System {
         `ram of ${bytes} bytes: the kernel's own tables, stacks and text need ${SMALLEST_RAM} (4 MiB)`,
       );
     }
-    this.ram = new Ram(arch.layout.physBase, bytes);
+    this.#engine = options.engine;
+    this.ram = options.engine.createRam(arch.layout.physBase, bytes);
     this.memory = new Memory(this.ram, arch.pgtable(this.config), arch.layout);
     const kallsyms = new Kallsyms();
     this.bpf = new BpfEnv({
@@ -135,7 +137,7 @@ export class System {
       for (const symbol of this.#image.symbols) {
         this.kernel.kallsyms.add(symbol);
         // Host code stands in for these functions; their bytes are filler.
-        this.text.store(boot, 'kernel', symbol.start, repeat(arch.textFiller, symbol.size));
+        this.text.map(boot, symbol.start, symbol.size);
       }
       this.text.reserve('kernel', arch.layout.text.start + IMAGE_ROOM);
     } catch (error) {
@@ -275,6 +277,7 @@ export class System {
     if (this.#closed) return;
     this.#closed = true;
     for (const { cpu } of this.cpus) cpu.close();
+    this.#engine.releaseRam(this.ram);
   }
 
   #run(here: ThisCpu, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
@@ -410,8 +413,4 @@ function* handleStop(here: ThisCpu, stop: CpuStop): Path<StopResult> {
 
 function alignUp(value: bigint, to: bigint): bigint {
   return (value + to - 1n) & ~(to - 1n);
-}
-
-function repeat(pattern: Uint8Array, size: number): Uint8Array {
-  return Uint8Array.from({ length: size }, (_, i) => pattern[i % pattern.length] ?? 0);
 }

@@ -15,17 +15,19 @@ export type TextKind = 'kernel' | 'bpf';
 export const TEXT_ALIGN = 16;
 
 /** Bytes mapped at a time; region starts are aligned to it. */
-const CHUNK = 16 * PAGE_SIZE;
+const CHUNK = 4 * PAGE_SIZE;
 
 /** The text regions of a machine. */
 export class TextSpace {
   readonly #next: Record<TextKind, bigint>;
   readonly #memory: Memory;
-  readonly #filler: Uint8Array;
+  /** A chunk that no code is in yet. */
+  readonly #blank = new Uint8Array(CHUNK);
 
   constructor(memory: Memory, layout: AddressLayout, filler: Uint8Array) {
     this.#memory = memory;
-    this.#filler = filler;
+    this.#blank.set(filler);
+    for (let done = filler.length; done < CHUNK; done *= 2) this.#blank.copyWithin(done, 0, done);
     this.#next = { kernel: layout.text.start, bpf: layout.bpf.start };
   }
 
@@ -41,15 +43,20 @@ export class TextSpace {
 
   /** Puts bytes at an address, mapping the pages they need: executable, read-only. */
   store(here: ThisCpu, kind: TextKind, start: bigint, bytes: Uint8Array): void {
-    const end = start + BigInt(bytes.length);
-    for (let page = pageOf(start); page < end; page += BigInt(PAGE_SIZE)) this.#ensure(here, page);
+    this.map(here, start, bytes.length);
     for (let done = 0; done < bytes.length; ) {
       const va = start + BigInt(done);
       const length = Math.min(bytes.length - done, PAGE_SIZE - Number(va & 0xfffn));
       this.#memory.ram.write(here.mmu.peek(va), bytes.subarray(done, done + length));
       done += length;
     }
-    this.reserve(kind, end);
+    this.reserve(kind, start + BigInt(bytes.length));
+  }
+
+  /** Maps the pages of a range, so that they hold filler at least. */
+  map(here: ThisCpu, start: bigint, size: number): void {
+    const end = start + BigInt(size);
+    for (let page = pageOf(start); page < end; page += BigInt(PAGE_SIZE)) this.#ensure(here, page);
   }
 
   /** Maps the chunk of a page. Its frames follow each other: an exception table may cross a page. */
@@ -59,7 +66,7 @@ export class TextSpace {
     const chunk = page & ~BigInt(CHUNK - 1);
     const pa = pages.takeFrames(CHUNK / PAGE_SIZE, 'text');
     if (pa === null) throw new RangeError('the ram is full: no pages for code; make it larger');
-    for (let at = 0; at < CHUNK; at += this.#filler.length) ram.write(pa + at, this.#filler);
+    ram.write(pa, this.#blank);
     const err = map_kernel_range(
       here,
       this.#memory,

@@ -7,5 +7,5 @@ import type { Io } from './io.js';
 /** Opens the engine. Throws a SetupError or a LibraryError, whose messages say what to do. */
 export async function openEngine(io: Io): Promise<Engine> {
   const { library } = await ensureEngine({ log: (line) => io.err(`${line}\n`) });
-  return new NativeEngine(library);
+  return new NativeEngine(library, { reuse: true });
 }

@@ -144,9 +144,19 @@ export interface RegisterSet {
   store(): void;
 }
 
-/** What the machine asks of an engine: CPUs over a ram. */
+/** What the machine asks of an engine: a ram, and CPUs over it. */
 export interface Engine {
   /** Version of the library behind it, e.g. `2.1.4`. */
   readonly version: string;
+
+  /**
+   * A ram full of zeros. An engine may take the memory of one that was released.
+   * @throws RamError when it cannot be had; see `Ram`
+   */
+  createRam(base: number, size: number): Ram;
+
+  /** Takes back a ram of `createRam` whose CPUs are closed. From now on nobody may look at it. */
+  releaseRam(ram: Ram): void;
+
   createCpu(isa: 'x86-64' | 'arm64', ram: Ram, options: CpuOptions): Cpu;
 }

@@ -19,6 +19,29 @@ describe('ram', () => {
     expect(() => new Ram(0, size)).toThrow(RamError);
   });
 
+  test('that this computer has no memory for is a RamError that says so', () => {
+    const { ArrayBuffer: original } = globalThis;
+    globalThis.ArrayBuffer = class extends original {
+      constructor(size: number) {
+        if (size > 2 ** 30) throw new RangeError('Array buffer allocation failed');
+        super(size);
+      }
+    } as ArrayBufferConstructor;
+    try {
+      expect(() => new Ram(0, RAM_MAX)).toThrow(RamError);
+      expect(() => new Ram(0, RAM_MAX)).toThrow(/has not enough memory for it; make it smaller/);
+    } finally {
+      globalThis.ArrayBuffer = original;
+    }
+    expect(new Ram(0, RAM_MIN).bytes.length).toBe(RAM_MIN);
+  });
+
+  test('over memory of another size is refused', () => {
+    expect(() => new Ram(0, RAM_MIN, new ArrayBuffer(2 * RAM_MIN))).toThrow(
+      /the memory given for it has 2097152/,
+    );
+  });
+
   test('refuses what lies outside, also in part', () => {
     const ram = new Ram(0x1000, RAM_MIN);
     expect(ram.contains(0x1000, RAM_MIN)).toBe(true);

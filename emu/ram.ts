@@ -17,6 +17,8 @@ export class RamError extends Error {
  * callers that walk untrusted tables ask `contains` first.
  */
 export class Ram {
+  /** The memory behind it. */
+  readonly memory: ArrayBuffer;
   readonly bytes: Uint8Array;
   /** The ram as 64-bit words; index = (pa - base) / 8. */
   readonly words64: BigUint64Array;
@@ -27,22 +29,23 @@ export class Ram {
   /**
    * @param base first physical address, a multiple of 4096
    * @param size bytes, a multiple of 4096, from RAM_MIN to RAM_MAX
+   * @param memory to be used, `size` bytes; new memory, full of zeros, where it is not given
    */
   constructor(
     readonly base: number,
     readonly size: number,
+    memory?: ArrayBuffer,
   ) {
     if (!Number.isSafeInteger(size) || size < RAM_MIN || size > RAM_MAX || size % 4096 !== 0) {
       throw new RamError(
         `ram of ${size} bytes: a machine's ram is ${RAM_MIN} to ${RAM_MAX} bytes (1 MiB to 4 GiB), in whole pages of 4096`,
       );
     }
-    let buffer: ArrayBuffer;
-    try {
-      buffer = new ArrayBuffer(size);
-    } catch {
-      throw new RamError(`ram of ${size} bytes: this computer has not enough memory for it; make it smaller`);
+    const buffer = memory ?? allocate(size);
+    if (buffer.byteLength !== size) {
+      throw new RamError(`ram of ${size} bytes: the memory given for it has ${buffer.byteLength}`);
     }
+    this.memory = buffer;
     this.bytes = new Uint8Array(buffer);
     this.words64 = new BigUint64Array(buffer);
     this.words32 = new Uint32Array(buffer);
@@ -90,5 +93,13 @@ export class Ram {
     return new RamError(
       `${length} bytes at physical ${hex(pa)} are not an aligned part of the ram ${hex(this.base)}..${hex(this.end - 1)}`,
     );
+  }
+}
+
+function allocate(size: number): ArrayBuffer {
+  try {
+    return new ArrayBuffer(size);
+  } catch {
+    throw new RamError(`ram of ${size} bytes: this computer has not enough memory for it; make it smaller`);
   }
 }

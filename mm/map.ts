@@ -3,7 +3,7 @@
  * boot code do with the tables of init_mm. Entries are stored by the architecture's accessors, one event
  * each.
  */
-import type { ThisCpu } from '../arch/arch.js';
+import type { Ptep, ThisCpu } from '../arch/arch.js';
 import { type mm_struct, PAGE_SIZE } from '../arch/kernel.js';
 import { toSigned } from '../emu/address.js';
 import { EBUSY, EINVAL } from '../kernel/errno.js';
@@ -64,12 +64,15 @@ export function map_kernel_range(
   const end = at + npages * PAGE_SIZE;
   while (at < end) {
     const level = options.huge === true ? largestLeaf(at, frame, end - at) : PTE;
-    const leaf =
-      level === PTE
-        ? pgtable.mk_pte(frame, prot)
-        : level === PMD
-          ? pgtable.mk_pmd(frame, prot)
-          : pgtable.mk_pud(frame, prot);
+    if (level === PTE) {
+      const stop = Math.min(end, spanEnd(PMD, at));
+      const err = mapPtes(here, memory, mm, at, frame, (stop - at) / PAGE_SIZE, prot);
+      if (err !== 0) return err;
+      frame += stop - at;
+      at = stop;
+      continue;
+    }
+    const leaf = level === PMD ? pgtable.mk_pmd(frame, prot) : pgtable.mk_pud(frame, prot);
     const err = mapEntry(here, memory, mm, at, level, leaf);
     if (err !== 0) return err;
     const span = SPAN[level] ?? PAGE_SIZE;
@@ -77,6 +80,45 @@ export function map_kernel_range(
     frame += span;
   }
   return 0;
+}
+
+/** vmap_pte_range(): `count` pages whose entries are in one table. */
+function mapPtes(
+  here: ThisCpu,
+  memory: Memory,
+  mm: mm_struct,
+  va: number,
+  pa: number,
+  count: number,
+  prot: bigint,
+): number {
+  const ptep = entryAt(here, memory, mm, va, PTE, true);
+  if (ptep < 0) return isStop(ptep) ? -EINVAL : ptep;
+  const free = countNone(memory, ptep, count);
+  if (free > 0) set_ptes(here, memory, ptep, memory.pgtable.mk_pte(pa, prot), free);
+  return free < count ? -EBUSY : 0;
+}
+
+/**
+ * set_ptes() of include/linux/pgtable.h: entries of `nr` pages that follow each other, from a present `pte`
+ * on. One event each; where nobody listens, no bigint is made for each.
+ */
+function set_ptes(here: ThisCpu, memory: Memory, ptep: Ptep, pte: bigint, nr: number): void {
+  const { ram, pgtable } = memory;
+  const frames = BigInt(nr - 1) * BigInt(PAGE_SIZE);
+  const first = Number(pte & 0xffff_ffffn);
+  // A carry out of the low half would change the high one.
+  if (here.trace.listening || Number((pte + frames) & 0xffff_ffffn) < first) {
+    for (let i = 0; i < nr; i++) pgtable.set_pte(here, ptep + i * 8, pte + BigInt(i * PAGE_SIZE));
+    return;
+  }
+  const high = Number(pte >> 32n);
+  const { words32 } = ram;
+  let word = (ptep - ram.base) / 4;
+  for (let low = first, i = 0; i < nr; i++, low += PAGE_SIZE) {
+    words32[word++] = low;
+    words32[word++] = high;
+  }
 }
 
 /** vunmap_range(): clears what [start, end) of init_mm maps and drops its translations. Tables stay. */

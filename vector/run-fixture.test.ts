@@ -1,5 +1,6 @@
 /** Fixtures on the real machine: what it refuses, code that runs wild, and formatting. */
 import { describe, expect, test } from '@jest/globals';
+import type { Engine } from '../emu/cpu.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
 import { buildMachine } from './build-machine.js';
 import { explainFixture } from './explain-fixture.js';
@@ -29,6 +30,28 @@ async function outcomeOf(text: string): Promise<string[]> {
     ...result.failures.map((f) => `${result.status} ${f.where}: ${f.actual}`),
   ];
 }
+
+test('an engine that fails is told as such, and the next fixture runs', async () => {
+  const fixture = load(`${HEAD}${code('nop\nret')}${CALL}`);
+  let failing = true;
+  const flaky: Engine = {
+    version: engine.version,
+    createRam: (base, size) => engine.createRam(base, size),
+    releaseRam: (ram) => engine.releaseRam(ram),
+    createCpu: (isa, ram, options) => {
+      const cpu = engine.createCpu(isa, ram, options);
+      if (failing) cpu.start = () => cpu.read('no such register') as never;
+      return cpu;
+    },
+  };
+  const failed = await runFixture(fixture, flaky);
+  expect(failed.status).toBe('invalid');
+  expect(failed.errors.map((error) => error.format())).toEqual([
+    expect.stringMatching(/^f\.yaml: the engine failed: there is no register "no such register"/),
+  ]);
+  failing = false;
+  expect((await runFixture(fixture, flaky)).status).toBe('passed');
+});
 
 describe('what the machine refuses', () => {
   test.each<[string, string, string | RegExp]>([

@@ -1,5 +1,5 @@
 /** One fixture from file to result. */
-import type { Engine } from '../emu/cpu.js';
+import { type Engine, EngineError } from '../emu/cpu.js';
 import { buildMachine } from './build-machine.js';
 import { FixtureError, FixtureErrors } from './fixture-error.js';
 import type { Fixture } from './load.js';
@@ -7,8 +7,8 @@ import { type FixtureResult, invalidResult } from './result.js';
 import { runSteps } from './run-steps.js';
 
 /**
- * Builds a fixture's machine, runs it, checks it and frees it. Mistakes in the fixture are in the result;
- * what is thrown is a defect of kfault or its engine.
+ * Builds a fixture's machine, runs it, checks it and frees it. Mistakes in the fixture and failures of the
+ * engine are in the result; what is thrown is a defect of kfault.
  */
 export async function runFixture(fixture: Fixture, engine: Engine): Promise<FixtureResult> {
   const { file } = fixture.source;
@@ -33,10 +33,15 @@ export async function runFixture(fixture: Fixture, engine: Engine): Promise<Fixt
       machine.close();
     }
   } catch (error) {
-    const errors = fixtureErrors(error);
+    const errors = error instanceof EngineError ? [engineFailure(fixture, error)] : fixtureErrors(error);
     if (errors === null) throw error;
     return invalidResult(file, errors, { name, arch });
   }
+}
+
+/** The engine gave up: nobody's mistake in the fixture, and no reason not to run the next one. */
+function engineFailure({ source }: Fixture, error: EngineError): FixtureError {
+  return source.error(null, `the engine failed: ${error.message}`);
 }
 
 /** The mistakes of a fixture behind what was thrown, or null when it was something else. */

@@ -2,8 +2,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { beforeAll, describe, expect, test } from '@jest/globals';
-import { type Event, isPrimitive } from '../emu/events.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
+import { eventLine } from './event-line.js';
 import { loadFixture } from './load.js';
 import type { runFixture as RunFixture } from './run-fixture.js';
 import { runFixture } from './run-fixture.js';
@@ -14,17 +14,6 @@ const straight = join(root, 'dist', 'straight');
 const files = ['x86', 'arm64'].flatMap((arch) =>
   readdirSync(join(root, 'fixtures', arch)).map((file) => join('fixtures', arch, file)),
 );
-
-/** An event as text: what is in it for identity only is left out. */
-function line(event: Event): string {
-  let shown: unknown = event;
-  if (event.type === 'enter') shown = { ...event, args: event.args.filter(isPrimitive) };
-  if (event.type === 'leave') shown = { ...event, value: isPrimitive(event.value) ? event.value : 'object' };
-  return JSON.stringify(shown, (_key, value: unknown) => {
-    if (typeof value === 'bigint') return `${value}n`;
-    return typeof value === 'function' ? (value as () => string)() : value;
-  });
-}
 
 /** The same program, its paths as plain functions: it must say the same of every fixture. */
 describe('the straight build', () => {
@@ -44,6 +33,6 @@ describe('the straight build', () => {
     const paths = await runFixture(loaded.fixture, engine);
     const plain = await runStraight(loaded.fixture, engine);
     expect(paths.events.length).toBeGreaterThan(0);
-    expect(plain.events.map(line)).toEqual(paths.events.map(line));
+    expect(plain.events.map(eventLine)).toEqual(paths.events.map(eventLine));
   });
 });

@@ -48,6 +48,7 @@ export interface Bindings {
   readonly read: (file: number, to: Address, size: number) => number;
   readonly write: (file: number, from: Address, size: number) => number;
   readonly close: (file: number) => number;
+  readonly madvise: (address: Address, size: number, advice: number) => number;
 }
 
 /** A loaded library. Its version is known before anything else of it is used. */
@@ -91,6 +92,7 @@ function bind(library: ReturnType<typeof koffi.load>): Bindings {
     read: declare('int64_t read(int, uintptr_t, size_t)'),
     write: declare('int64_t write(int, uintptr_t, size_t)'),
     close: declare('int close(int)'),
+    madvise: declare('int madvise(uintptr_t, size_t, int)'),
   } as Bindings;
 }
 

@@ -47,7 +47,7 @@ export class TlbAnswers {
   private readonly end: number;
 
   constructor(
-    private readonly filler: TlbFiller,
+    private filler: TlbFiller,
     ram: Ram,
     private readonly sentinelKey: PageKey,
     private readonly sentinelPa: number,
@@ -55,6 +55,14 @@ export class TlbAnswers {
   ) {
     this.base = ram.base;
     this.end = ram.end;
+  }
+
+  /** Forgets everything, and asks `filler` from now on. */
+  restart(filler: TlbFiller): void {
+    this.filler = filler;
+    this.detour = null;
+    this.tagged.clear();
+    this.reset();
   }
 
   reset(): void {

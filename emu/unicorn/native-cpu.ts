@@ -8,6 +8,7 @@ import {
   EXCEPTION_BUS,
   type Privilege,
   type RegisterSet,
+  type TlbFiller,
 } from '../cpu.js';
 import type { Ram } from '../ram.js';
 import { Arm64Part, arm64SentinelPage } from './arm64-part.js';
@@ -61,15 +62,31 @@ export class NativeCpu implements Cpu {
   /** The same for the library: a signed number, if it can be. */
   private readonly untilKey: PageKey;
 
+  /** Registers and privilege of a CPU that nobody has used yet. */
+  private readonly initial: SavedContext;
+
   private state: 'idle' | 'running' | 'closed' = 'idle';
+  /** True when there may be translated code: there is none before the first run. */
+  private hasTranslated = false;
+  /** False while a run is under way, and after one that failed for a reason of the engine's. */
+  private isSound = true;
   private exceptionNumber = NONE;
   private hookStop: HookStop | null = null;
   /** What `begun` was when a hook stopped the run: the engine may count one more before it stops. */
   private hookBegun = 0;
   private executedCount = 0;
 
-  /** @throws EngineError when the engine cannot be opened or the ram cannot be mapped */
-  constructor(library: UnicornLibrary, isa: Isa, ram: Ram, options: CpuOptions) {
+  /**
+   * @param keep takes the CPU when it is closed, to hand it out again; true when it did
+   * @throws EngineError when the engine cannot be opened or the ram cannot be mapped
+   */
+  constructor(
+    library: UnicornLibrary,
+    readonly isa: Isa,
+    readonly ram: Ram,
+    options: CpuOptions,
+    private readonly keep: (cpu: NativeCpu) => boolean = () => false,
+  ) {
     this.id = options.id;
     this.sentinel = u64(options.sentinel);
     this.sentinelBase = this.sentinel & ~PAGE;
@@ -115,6 +132,8 @@ export class NativeCpu implements Cpu {
           : new Arm64Part(this.engine, this.answers, raise, library.slots.systemRegister);
       if (this.part.repair !== null) this.answers.afterData = () => this.repairUnlessFirst();
       this.context = this.engine.allocateContext();
+      this.initial = this.engine.allocateContext();
+      this.engine.saveContext(this.initial);
     } catch (error) {
       this.engine.close();
       throw error;
@@ -203,9 +222,12 @@ export class NativeCpu implements Cpu {
       throw new EngineError(`a start of ${count} instructions: the count is a whole number from 1 on`);
     }
     this.state = 'running';
+    this.isSound = false;
     try {
       const rc = this.run(pc, count);
-      return this.conclude(rc, count);
+      const stop = this.conclude(rc, count);
+      this.isSound = true;
+      return stop;
     } finally {
       this.state = 'idle';
     }
@@ -226,19 +248,45 @@ export class NativeCpu implements Cpu {
 
   flushCode(): void {
     this.ensureIdle();
+    this.dropCode();
+  }
+
+  private dropCode(): void {
+    if (!this.hasTranslated) return;
     this.engine.flushCode();
+    this.hasTranslated = false;
   }
 
   close(): void {
     if (this.state === 'closed') return;
     if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running and cannot be closed`);
     this.state = 'closed';
+    if (!this.isSound || !this.keep(this)) this.free();
+  }
+
+  /** Frees the engine of a closed CPU. */
+  free(): void {
     this.engine.close();
+  }
+
+  /**
+   * Makes a closed CPU one that nobody has used yet: registers, privilege, TLB, translated code. Whoever
+   * had it before must have forgotten it.
+   * @throws EngineError when the engine fails; the CPU is of no use then
+   */
+  reopen(filler: TlbFiller): void {
+    this.answers.restart(filler);
+    this.engine.restoreContext(this.initial);
+    this.engine.flushTlb();
+    this.dropCode();
+    this.executedCount = 0;
+    this.state = 'idle';
   }
 
   /** One run of the engine; everything that callbacks leave behind is of this run. */
   private run(pc: bigint, count: number): number {
     this.answers.reset();
+    this.hasTranslated = true;
     this.exceptionNumber = NONE;
     this.hookStop = null;
     const rc = this.engine.start(pc, this.untilKey, count);
@@ -383,6 +431,7 @@ export class NativeCpu implements Cpu {
   /** Drops one page from the engine's TLB by executing the architecture's instruction for it. */
   private dropPage(page: bigint): void {
     const { engine, context, part } = this;
+    this.hasTranslated = true;
     engine.saveContext(context);
     part.prepareFlushPage(page);
     const rc = engine.start(this.sentinelBase | BigInt(this.sentinelPage.flush), this.untilKey, 1);
