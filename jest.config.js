@@ -3,7 +3,7 @@ export default {
   testEnvironment: 'node',
   globalSetup: '<rootDir>/scripts/jest-global-setup.js',
   reporters: ['default', '<rootDir>/scripts/jest-report.js'],
-  roots: ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'scripts', 'vector'].map(
+  roots: ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'].map(
     (d) => `<rootDir>/${d}`,
   ),
   extensionsToTreatAsEsm: ['.ts'],

@@ -12,51 +12,63 @@ import {
   type TlbFiller,
 } from '../emu/cpu.js';
 import { Ram } from '../emu/ram.js';
+import { ARCHES, type ArchName, GUEST_CODE } from './guest-code.js';
+import type { Subject } from './subject.js';
 
 const CODE_VA = 0x401000n;
 const SENTINEL = 0x7ffe_0000_1000n;
-/** 1: mov [rdi], rax; add rdi, 4096; jmp 1b */
-const LOOP = Buffer.from('4889074881c700100000ebf4', 'hex');
+const FIRST_PAGE = 0x7f00_0000_0000n;
 
 class OnceRefused implements TlbFiller {
   pa = 0;
   granted = false;
-  constructor(readonly ram: Ram) {}
+  constructor(readonly base: number) {}
   fill(_va: number | bigint, access: number): number {
     if (access === ACCESS_FETCH) {
-      this.pa = 0x1000;
+      this.pa = this.base + 0x1000;
       return PERM_READ | PERM_EXEC;
     }
     if (!this.granted) return 0;
     this.granted = false;
-    this.pa = 0x2000;
+    this.pa = this.base + 0x2000;
     return PERM_READ | PERM_WRITE;
   }
 }
 
-export class BareLoop {
+export class BareLoop implements Subject {
   readonly #cpu: Cpu;
   readonly #filler: OnceRefused;
+  readonly #pcRegister: string;
   #pc = CODE_VA;
 
-  constructor(engine: Engine) {
-    const ram = new Ram(0, 1 << 20);
-    ram.write(0x1000, LOOP);
-    this.#filler = new OnceRefused(ram);
-    this.#cpu = engine.createCpu('x86-64', ram, { id: 0, filler: this.#filler, sentinel: SENTINEL });
-    this.#cpu.write('rdi', 0x7f00_0000_0000n);
+  constructor(
+    engine: Engine,
+    arch: ArchName,
+    readonly rounds: number,
+  ) {
+    const { layout, pcRegister } = ARCHES[arch];
+    const { code, registers } = GUEST_CODE[arch].storeForEver;
+    const ram = new Ram(layout.physBase, 1 << 20);
+    ram.write(layout.physBase + 0x1000, code);
+    this.#filler = new OnceRefused(layout.physBase);
+    this.#pcRegister = pcRegister;
+    this.#cpu = engine.createCpu(arch, ram, { id: 0, filler: this.#filler, sentinel: SENTINEL });
+    for (const register of registers) this.#cpu.write(register, FIRST_PAGE);
   }
 
-  /** Does `rounds` rounds. */
-  run(rounds: number): void {
+  run(): void {
     const cpu = this.#cpu;
     const filler = this.#filler;
-    for (let i = 0; i < rounds; i++) {
+    for (let i = 0; i < this.rounds; i++) {
       const stop = cpu.start(this.#pc, 1_000_000);
       if (stop.kind !== 'miss') throw new Error(`the engine stopped otherwise: ${stop.kind}`);
-      this.#pc = cpu.read('rip');
+      this.#pc = cpu.read(this.#pcRegister);
       filler.granted = true;
     }
+  }
+
+  reset(): void {
+    // Every page is a new one.
   }
 
   close(): void {

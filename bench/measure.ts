@@ -1,20 +1,51 @@
 /**
- * Measures one figure in this process and prints nanoseconds per round. Each figure has a process of its
- * own, as the Python binding has: what one figure teaches the JavaScript engine must not help or harm
- * another.
+ * Measures the figures of one process in this one: `measure.js ID LIBRARY`, with the id of its first
+ * figure. Each figure has a process of its own, as the Python binding has: what one figure teaches the
+ * JavaScript engine must not help or harm another. Prints a Measured as JSON.
  */
 import { Bench } from 'tinybench';
-import { NativeEngine } from '../emu/unicorn/native-engine.js';
-import { FIGURES, ROUNDS } from './figures.js';
+import { fromNanoseconds, openEngine, PROCESSES } from './figures.js';
+import type { Measured } from './report.js';
+import type { Subject } from './subject.js';
+import { ARENA_PAGES, sweep } from './sweep.js';
 
-const [, , name = '', library] = process.argv;
-const make = FIGURES.get(name);
-if (make === undefined) throw new Error(`there is no figure "${name}"`);
-const subject = make(new NativeEngine(library));
-const bench = new Bench({ time: 500, warmupTime: 500 });
-bench.add(name, () => subject.run(), { afterEach: () => subject.reset() });
-await bench.run();
-subject.close();
-const result = bench.tasks[0]?.result;
-if (result?.state !== 'completed') throw new Error(`${name}: ${result?.state}`);
-process.stdout.write(`${(result.latency.p50 * 1e6) / ROUNDS}\n`);
+/** Nanoseconds for each round: in the median of the runs, and in the fastest one. */
+async function nanoseconds(
+  subject: Subject,
+  time: number,
+): Promise<{ readonly median: number; readonly fastest: number }> {
+  // A run may take a while: these are only how many there are at least.
+  const bench = new Bench({ time, warmupTime: time, iterations: 3, warmupIterations: 1 });
+  const isAsync = subject.run.constructor.name === 'AsyncFunction';
+  bench.add('subject', () => subject.run(), { async: isAsync, afterEach: () => subject.reset() });
+  await bench.run();
+  const result = bench.tasks[0]?.result;
+  if (result?.state === 'errored') throw result.error;
+  if (result?.state !== 'completed') throw new Error(`the measurement ended as ${result?.state}`);
+  const { p50, min } = result.latency;
+  return { median: (p50 * 1e6) / subject.rounds, fastest: (min * 1e6) / subject.rounds };
+}
+
+async function measure(id: string, library: string): Promise<Measured> {
+  const found = PROCESSES.find(({ figures }) => figures[0].id === id);
+  switch (found?.kind) {
+    case 'subject': {
+      const engine = openEngine(library, found.reuse);
+      const subject = found.make(engine);
+      const { median, fastest } = await nanoseconds(subject, found.time);
+      subject.close();
+      return { values: [fromNanoseconds(found.figures[0].unit, median)], fastest };
+    }
+    case 'sweep': {
+      const { first, last } = sweep(openEngine(library, false), found.arch, ARENA_PAGES);
+      return { values: [first, last, process.resourceUsage().maxRSS / 1024], fastest: null };
+    }
+    case 'python':
+    case 'command':
+    case undefined:
+      throw new Error(`"${id}" is not measured in a process of this kind`);
+  }
+}
+
+const [, , id = '', library = ''] = process.argv;
+process.stdout.write(`${JSON.stringify(await measure(id, library))}\n`);

@@ -1,14 +1,15 @@
-/** The command line: commands, options, help, and what happens when something goes wrong. */
+/**
+ * The command line: commands, options, help, and what happens when something goes wrong. Each command's code is
+ * loaded when it is asked for: loading is most of what a short run costs.
+ */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { LibraryError } from '../emu/unicorn/library.js';
-import { setupEngine } from '../scripts/setup-engine.js';
 import { SetupError } from '../scripts/setup-error.js';
-import { type ExplainOptions, explainCommand } from './explain-command.js';
-import { type FmtOptions, fmtCommand } from './fmt-command.js';
+import type { ExplainOptions } from './explain-command.js';
+import type { FmtOptions } from './fmt-command.js';
 import { type Io, PASSED, UNUSABLE, UsageError } from './io.js';
-import { type RunOptions, runCommand } from './run-command.js';
-import { schemaCommand } from './schema-command.js';
+import type { RunOptions } from './run-command.js';
 
 /** A fixture that is there, so that what stands in the help can be tried as it stands. */
 const SAMPLE = 'fixtures/x86/kernel-read-of-unallocated-page.yaml';
@@ -55,6 +56,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
       `\n${EXIT_HELP}\n\nExamples:\n  npx kfault run fixtures/arm64\n  npx kfault run --arch x86-64 -t "upper guard"\n  npx kfault run --json > results.json`,
     )
     .action(async (paths: string[], options: RunOptions) => {
+      const { runCommand } = await import('./run-command.js');
       done(await runCommand(paths, options, io));
     });
 
@@ -65,6 +67,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .addOption(new Option('--step <n>', 'only this step, counted from 1').argParser(stepNumber))
     .addHelpText('after', `\nExample:\n  npx kfault explain ${SAMPLE} --step 1`)
     .action(async (file: string, options: ExplainOptions) => {
+      const { explainCommand } = await import('./explain-command.js');
       done(await explainCommand(file, options, io));
     });
 
@@ -75,13 +78,15 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .option('--check', 'change nothing; exit status 1 if a file would change')
     .addHelpText('after', '\nExample:\n  npx kfault fmt my-fixtures')
     .action(async (paths: string[], options: FmtOptions) => {
+      const { fmtCommand } = await import('./fmt-command.js');
       done(await fmtCommand(paths, options, io));
     });
 
   program
     .command('schema')
     .description('print the JSON Schema of fixtures (docs/fixture.schema.json)')
-    .action(() => {
+    .action(async () => {
+      const { schemaCommand } = await import('./schema-command.js');
       done(schemaCommand(io));
     });
 
@@ -89,6 +94,7 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .command('setup')
     .description('fetch and check the engine (Unicorn)')
     .action(async () => {
+      const { setupEngine } = await import('../scripts/setup-engine.js');
       const { library } = await setupEngine({ log: (line) => io.out(`${line}\n`) });
       io.out(`engine: ${library}\n`);
       done(PASSED);

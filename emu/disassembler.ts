@@ -2,8 +2,12 @@
  * The disassembler people see: Capstone, of which only mnemonic and operand text are taken (its operand
  * details are broken in this build, and its addresses come back signed).
  */
+import { createRequire } from 'node:module';
+import type MCapstoneExport from '@alexaltea/capstone-js';
 import type { CapstoneHandle, CapstoneModule } from '@alexaltea/capstone-js';
 import { hex, u64 } from './address.js';
+
+type CapstoneFactory = typeof MCapstoneExport;
 
 export type Isa = 'x86-64' | 'arm64';
 
@@ -30,6 +34,8 @@ export interface DisassembleOptions {
 
 export class Disassembler {
   readonly #capstone: CapstoneModule;
+  /** One for each architecture, opened when it is first needed. They live as long as the process. */
+  readonly #handles = new Map<Isa, CapstoneHandle>();
 
   constructor(capstone: CapstoneModule) {
     this.#capstone = capstone;
@@ -47,37 +53,41 @@ export class Disassembler {
   ): DisassembledInstruction[] {
     const count = options.count ?? Number.POSITIVE_INFINITY;
     const found: DisassembledInstruction[] = [];
-    // Opening a handle costs some microseconds: none is kept, so nobody has to close one.
-    const handle = this.#open(isa);
-    try {
-      let offset = 0;
-      while (offset < bytes.length && found.length < count) {
-        const from = u64(address + BigInt(offset));
-        const max = Number.isFinite(count) ? count - found.length : 0;
-        const rest = bytes.subarray(offset);
-        const run = attempt(handle, rest, from, max);
-        for (const raw of run) {
-          const at = u64(address + BigInt(offset));
-          const own = bytes.slice(offset, offset + raw.size);
-          found.push(present(isa, at, own, raw.mnemonic, raw.op_str, options.symbolize));
-          offset += raw.size;
-        }
-        if (offset < bytes.length && found.length < count) {
-          const step = isa === 'x86-64' ? 1 : 4;
-          found.push({
-            address: u64(address + BigInt(offset)),
-            bytes: bytes.slice(offset, offset + step),
-            mnemonic: BAD_INSTRUCTION,
-            operands: '',
-            target: null,
-          });
-          offset += step;
-        }
+    const handle = this.#handle(isa);
+    let offset = 0;
+    while (offset < bytes.length && found.length < count) {
+      const from = u64(address + BigInt(offset));
+      const max = Number.isFinite(count) ? count - found.length : 0;
+      const rest = bytes.subarray(offset);
+      const run = attempt(handle, rest, from, max);
+      for (const raw of run) {
+        const at = u64(address + BigInt(offset));
+        const own = bytes.slice(offset, offset + raw.size);
+        found.push(present(isa, at, own, raw.mnemonic, raw.op_str, options.symbolize));
+        offset += raw.size;
       }
-    } finally {
-      handle.close();
+      if (offset < bytes.length && found.length < count) {
+        const step = isa === 'x86-64' ? 1 : 4;
+        found.push({
+          address: u64(address + BigInt(offset)),
+          bytes: bytes.slice(offset, offset + step),
+          mnemonic: BAD_INSTRUCTION,
+          operands: '',
+          target: null,
+        });
+        offset += step;
+      }
     }
     return found;
+  }
+
+  #handle(isa: Isa): CapstoneHandle {
+    let handle = this.#handles.get(isa);
+    if (handle === undefined) {
+      handle = this.#open(isa);
+      this.#handles.set(isa, handle);
+    }
+    return handle;
   }
 
   #open(isa: Isa): CapstoneHandle {
@@ -101,11 +111,15 @@ export function instructionText(instruction: DisassembledInstruction): string {
 // The WebAssembly module is compiled once per process; it holds no state between calls.
 let loading: Promise<Disassembler> | null = null;
 
-/** Loads Capstone (about 60 ms the first time, at once later). */
+/**
+ * Loads Capstone (about 60 ms the first time, at once later). It is a CommonJS file of 300 KB: `import` would
+ * parse it twice, once in search of its exports.
+ */
 export function loadDisassembler(): Promise<Disassembler> {
-  loading ??= import('@alexaltea/capstone-js')
-    .then(({ default: MCapstone }) => MCapstone())
-    .then((capstone) => new Disassembler(capstone));
+  if (loading === null) {
+    const MCapstone: CapstoneFactory = createRequire(import.meta.url)('@alexaltea/capstone-js');
+    loading = MCapstone().then((capstone) => new Disassembler(capstone));
+  }
   return loading;
 }
 

@@ -34,6 +34,9 @@ describe('describeWalk', () => {
 
   test.each([
     [3, 0x00e8_0000_43e0_0f06n, /invalid: bit 0 = 0 .*PTE_PRESENT_INVALID=1: present for software$/],
+    [3, 0x0000_0000_1234_50c4n, /other bits ignored .*a swap entry: type 3, offset 0x12345, exclusive$/],
+    [3, 0x0000_0000_1234_5008n, /other bits ignored .*a swap entry: type 0, offset 0x12345, uffd-wp$/],
+    [2, 0x0000_0000_1234_50c4n, /invalid: bit 0 = 0, other bits ignored$/],
     [3, 0x00e8_0000_4000_0701n, /invalid: bits 1:0 = 01 .*reserved at level 3/],
     [0, 0x0000_0000_4000_0701n, /invalid: bits 1:0 = 01 .*no blocks at level 0$/],
     [
@@ -66,6 +69,21 @@ describe('describeWalk', () => {
     expect(own.join(' ')).toMatch(text);
     // Explained, they stand six columns in.
     expect(Math.max(...own.map((line) => line.length))).toBeLessThanOrEqual(94);
+  });
+
+  test('a walk of three levels begins at level 1; small first tables have the indices that the hardware used', () => {
+    const event = { type: 'walk', cpu: 0, access: 'read', user: false, verdict: '', at: 'pmd' } as const;
+    const levels = [
+      { level: 'pud', entryPa: 0x4000_1018, entry: 0x4000_2003n },
+      { level: 'pmd', entryPa: 0x4000_2ff8, entry: 0n },
+    ] as const;
+    // 36 bits: index 3 of 64 in bits 35:30, whose table is at 0x40001000 in one half, at 0x40000e00 in the other.
+    const names = (va: bigint, first: number): string[] =>
+      describeWalk({ ...event, va, levels: [{ ...levels[0], entryPa: first + 24 }, levels[1]] })
+        .slice(0, 2)
+        .map((line) => line.slice(0, 16));
+    expect(names(0xffff_fff0_ffe0_0000n, 0x4000_1000)).toEqual(['PUD[3]   level 1', 'PMD[511] level 2']);
+    expect(names(0xffe0_0000n, 0x4000_0e00)).toEqual(['PUD[3]   level 1', 'PMD[511] level 2']);
   });
 
   test('an address out of range has no entries', () => {

@@ -16,7 +16,9 @@ import {
   wnr,
 } from './esr.js';
 import { faultInfo } from './fault-info.js';
-import { TABLE_ADDR } from './pgtable.js';
+import { __swp_offset, __swp_type, pte_swp_exclusive, pte_swp_uffd_wp } from './pgtable.js';
+import { TABLE_ADDR } from './pgtable-hwdef.js';
+import { LEVEL_NAMES } from './walk.js';
 
 function isSet(entry: bigint, position: number): boolean {
   return ((entry >> BigInt(position)) & 1n) === 1n;
@@ -47,11 +49,28 @@ function tableText(entry: bigint): string {
   return parts.length === 0 ? '' : ` ${parts.join(' ')}`;
 }
 
+/** What software reads from an entry that is neither none nor present. */
+function swapText(entry: bigint): string {
+  const offset = __swp_offset(entry).toString(16);
+  const exclusive = pte_swp_exclusive(entry) ? ', exclusive' : '';
+  const uffd = pte_swp_uffd_wp(entry) ? ', uffd-wp' : '';
+  return `for software a swap entry: type ${__swp_type(entry)}, offset 0x${offset}${exclusive}${uffd}`;
+}
+
+/**
+ * Index of an entry in its table. A first table may be smaller than a page and begin anywhere in one; in the
+ * low half the address tells, because what is above the index is zero.
+ */
+function indexOf(va: bigint, { entryPa }: WalkLevel, level: number): number {
+  return isSet(va, 55) ? (entryPa & 0xfff) / 8 : Number((va >> BigInt(39 - 9 * level)) & 511n);
+}
+
 /** What the entry is, and a second text: the bits of a leaf, or why an entry that is not 0 is invalid. */
 function entryText({ entry }: WalkLevel, level: number): readonly [string, string | null] {
   if (!isSet(entry, 0)) {
     if (entry === 0n) return ['invalid: bit 0 = 0', null];
     if (isSet(entry, 11)) return ['invalid: bit 0 = 0', 'PTE_PRESENT_INVALID=1: present for software'];
+    if (level === 3) return ['invalid: bit 0 = 0, other bits ignored', swapText(entry)];
     return ['invalid: bit 0 = 0, other bits ignored', null];
   }
   if (level < 3 && isSet(entry, 1)) {
@@ -68,9 +87,9 @@ function entryText({ entry }: WalkLevel, level: number): readonly [string, strin
 
 /** For each entry that the walk read a line, and one more where there is more to tell; then what it came to. */
 export function describeWalk(event: WalkEvent): string[] {
-  const lines = event.levels.flatMap((read, level) => {
-    const index = (event.va >> BigInt(39 - 9 * level)) & 511n;
-    const name = `${read.level.toUpperCase()}[${index}]`.padEnd(8);
+  const lines = event.levels.flatMap((read) => {
+    const level = LEVEL_NAMES.indexOf(read.level);
+    const name = `${read.level.toUpperCase()}[${indexOf(event.va, read, level)}]`.padEnd(8);
     const place = `level ${level} at 0x${read.entryPa.toString(16).padStart(9, '0')}`;
     const [what, bits] = entryText(read, level);
     const line = `${name} ${place} = ${hex16(read.entry)}  ${what}`;

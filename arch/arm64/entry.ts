@@ -17,7 +17,7 @@ import {
 import type { Path } from '../../emu/path.js';
 import type { Resumption, ThisCpu } from '../arch.js';
 import { el0t_64_sync_handler, el1h_64_sync_handler } from './entry-common.js';
-import { abortEsr, ESR_ELx_EC_PC_ALIGN, ESR_ELx_FSC_ACCESS, FSC_ALIGNMENT, plainEsr } from './esr.js';
+import { abortEsr, ESR_ELx_EC_PC_ALIGN, FSC_ALIGNMENT, plainEsr } from './esr.js';
 import { type Arm64InstructionFacts, classify } from './instruction.js';
 import { type Arm64Mmu, mmuOf, PSTATE_PAN, PSTATE_UAO } from './mmu.js';
 import { type Arm64PtRegs, PT_REGS_SIZE } from './regs.js';
@@ -204,10 +204,7 @@ function memoryAbort(
   };
 }
 
-/**
- * Cache maintenance by address: from EL1 only a missing translation counts, except that DC IVAC needs to
- * write; EL0 needs to read. A clear access flag does not fault (implementation defined).
- */
+/** Cache maintenance by address; what it needs is `maintenanceFaultOf`'s to know. */
 function cacheMaintenanceAbort(
   here: ThisCpu,
   mmu: Arm64Mmu,
@@ -216,10 +213,9 @@ function cacheMaintenanceAbort(
   write: boolean,
 ): Syndrome | null {
   const user = regs.user_mode;
-  const pan = !user && (regs.pstateBits & PSTATE_PAN) !== 0;
-  const fault = mmu.faultOf(va, write ? ACCESS_WRITE : ACCESS_READ, user, pan, !user && !write);
-  if (fault === NO_FAULT || (fault & 0x3c) === ESR_ELx_FSC_ACCESS) return null;
-  const event = mmu.walkEvent(va, write ? ACCESS_WRITE : ACCESS_READ, user, pan, fault);
+  const fault = mmu.maintenanceFaultOf(va, user, write);
+  if (fault === NO_FAULT) return null;
+  const event = mmu.walkEvent(va, write ? ACCESS_WRITE : ACCESS_READ, user, false, fault);
   here.trace.emit(event);
   return {
     exception: 'Data Abort',

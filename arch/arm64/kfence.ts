@@ -6,7 +6,9 @@
  */
 import { pageOf } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
-import { PTE_NG, PTE_PRESENT_INVALID, PTE_VALID, pmd_bad, tablePa } from './pgtable.js';
+import { pmd_bad, tablePa } from './pgtable.js';
+import { PTE_NG, PTE_VALID } from './pgtable-hwdef.js';
+import { PTE_PRESENT_INVALID } from './pgtable-prot.js';
 
 /** Physical address of the level 3 entry for a kernel address, or null where there is no table. */
 function pteOf(here: ThisCpu, addr: bigint): number | null {

@@ -12,6 +12,7 @@ import {
   accessType,
   type Cpu,
   PERM_EXEC,
+  PERM_READ,
   PERM_WRITE,
   type RegisterSet,
 } from '../../emu/cpu.js';
@@ -26,22 +27,9 @@ import { classify } from './instruction.js';
 import { Arm64PtRegs, SAVED_REGISTERS } from './regs.js';
 import { UnprivilegedCode } from './unprivileged-code.js';
 import { Unwinder } from './unwind.js';
-import {
-  ATTR_AF,
-  ATTR_DBM,
-  ATTR_EL0,
-  ATTR_RDONLY,
-  ATTR_UXN,
-  initialControl,
-  LEVEL_NAMES,
-  NO_FAULT,
-  Walker,
-} from './walk.js';
-
-/** A value of a control register that this machine does not model. */
-export class ControlRegisterError extends Error {
-  override name = 'ControlRegisterError';
-}
+import { LEVEL_NAMES, NO_FAULT, Walker } from './walk.js';
+import { decodeControl, initialControl } from './walk-control.js';
+import { ATTR_AF, ATTR_DBM, ATTR_EL0, ATTR_RDONLY, ATTR_UXN, permFor } from './walk-rights.js';
 
 const PSTATE_EL_BITS = 0xf;
 /** PSR_PAN_BIT and PSR_UAO_BIT as the engine's 32-bit PSTATE has them. */
@@ -52,15 +40,14 @@ const TWO_48 = 2 ** 48;
 
 const NOT_ATTACHED = 'the walker has no CPU yet: attach() comes first';
 
-/** Output address size of TCR_EL1.IPS, in bits. */
-const IPS_BITS: readonly number[] = [32, 36, 40, 42, 44, 48];
-
 /** A translation that outlives its table entries. */
 interface Pin {
   /** Root table of its half when it was made: the same page in another address space is another entry. */
   readonly root: number;
   readonly pa: number;
   readonly attr: number;
+  /** Level of the leaf. */
+  readonly level: number;
   readonly levels: readonly WalkLevel[];
 }
 
@@ -92,10 +79,8 @@ export class Arm64Mmu implements Mmu {
   #depth = 0;
   #stackTask: task_struct | null = null;
   #stack = 0;
-  /** The address last located: a fault asks for the same one again and again. */
+  /** The data address last located: a fault asks for the same one again and again. */
   readonly #located = { va: 0n, address: 0 };
-  #tbi0 = false;
-  #tbi1 = false;
   readonly #pins = new Map<number, Pin>();
   #lastPin: Pin | null = null;
   readonly unwinder: Unwinder;
@@ -156,47 +141,17 @@ export class Arm64Mmu implements Mmu {
     registers.store();
   }
 
-  /** Throws a ControlRegisterError for a granule, an address size or an output size that is not modelled. */
+  /** Throws a ControlRegisterError for a granule, a size or a mode that is not modelled. */
   refresh(): void {
     const cpu = this.#attached();
-    const control = this.#control;
-    const tcr = cpu.read('tcr_el1');
-    const field = (shift: number, mask: number): number => Number((tcr >> BigInt(shift)) & BigInt(mask));
-    const flag = (position: number): boolean => field(position, 1) === 1;
-    if (field(0, 0x3f) !== 16 || field(16, 0x3f) !== 16) {
-      throw new ControlRegisterError(
-        `TCR_EL1 = 0x${tcr.toString(16)}: T0SZ and T1SZ must be 16 (48-bit addresses), they are ${field(0, 0x3f)} and ${field(16, 0x3f)}`,
-      );
-    }
-    if (field(14, 3) !== 0 || field(30, 3) !== 2) {
-      throw new ControlRegisterError(
-        `TCR_EL1 = 0x${tcr.toString(16)}: only the 4 KiB granule is modelled (TG0 = 0 and TG1 = 2), TG0 is ${field(14, 3)} and TG1 is ${field(30, 3)}`,
-      );
-    }
-    const bits = IPS_BITS[field(32, 7)];
-    if (bits === undefined) {
-      throw new ControlRegisterError(
-        `TCR_EL1 = 0x${tcr.toString(16)}: IPS = ${field(32, 7)} is not modelled, 0 (32 bits) to 5 (48 bits) are`,
-      );
-    }
-    const sctlr = cpu.read('sctlr_el1');
-    if ((sctlr & 1n) === 0n) {
-      throw new ControlRegisterError(`SCTLR_EL1 = 0x${sctlr.toString(16)}: the MMU must be on (M = 1)`);
-    }
-    control.ttbr0 = Number(cpu.read('ttbr0_el1') & 0xffff_ffff_f000n);
-    control.ttbr1 = Number(cpu.read('ttbr1_el1') & 0xffff_ffff_f000n);
-    control.paLimit = 2 ** bits;
-    control.epd0 = flag(7);
-    control.epd1 = flag(23);
+    decodeControl(this.#control, {
+      tcr_el1: cpu.read('tcr_el1'),
+      sctlr_el1: cpu.read('sctlr_el1'),
+      ttbr0_el1: cpu.read('ttbr0_el1'),
+      ttbr1_el1: cpu.read('ttbr1_el1'),
+    });
     this.#located.va = 0n;
     this.#located.address = 0;
-    this.#tbi0 = flag(37);
-    this.#tbi1 = flag(38);
-    control.ha = flag(39);
-    control.hd = flag(40);
-    control.hpd0 = flag(41);
-    control.hpd1 = flag(42);
-    control.wxn = (sctlr & (1n << 19n)) !== 0n;
   }
 
   #attached(): Cpu {
@@ -206,28 +161,38 @@ export class Arm64Mmu implements Mmu {
 
   /**
    * The address that translation looks at, as a signed number: without its tag where the top byte is
-   * ignored. NaN when it is out of range of its half.
+   * ignored. NaN when it is out of range of every half.
    */
   #locate(va: bigint): number {
     if (va !== this.#located.va) {
       this.#located.va = va;
-      this.#located.address = this.#convert(va);
+      this.#located.address = this.#convert(va, false);
     }
     return this.#located.address;
   }
 
-  #convert(va: bigint): number {
+  #locateFor(va: bigint, access: AccessCode): number {
+    return access === ACCESS_FETCH ? this.#convert(va, true) : this.#locate(va);
+  }
+
+  #convert(va: bigint, fetch: boolean): number {
     const plain = toSigned(va);
     if (plain >= -TWO_48 && plain < TWO_48) return plain;
+    const { tbi0, tbi1, tbid0, tbid1 } = this.#control;
     const high = ((va >> 55n) & 1n) === 1n;
-    if (!(high ? this.#tbi1 : this.#tbi0)) return Number.NaN;
+    if (!(high ? tbi1 : tbi0) || (fetch && (high ? tbid1 : tbid0))) return Number.NaN;
     const untagged = Number(BigInt.asIntN(56, va));
     return untagged >= -TWO_48 && untagged < TWO_48 ? untagged : Number.NaN;
   }
 
+  /** Is the half closed to accesses with the rights of EL0? */
+  #e0pd(address: number): boolean {
+    return address < 0 ? this.#control.e0pd1 : this.#control.e0pd0;
+  }
+
   fill(va: number | bigint, access: AccessCode): number {
     // A number carries no tag; if it is out of range, the walk refuses it.
-    const address = typeof va === 'number' ? va : this.#locate(va);
+    const address = typeof va === 'number' ? va : this.#locateFor(va, access);
     const walker = this.#walker;
     const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
     if (pinned !== null) {
@@ -240,22 +205,20 @@ export class Arm64Mmu implements Mmu {
     let unprivileged = this.user;
     let pan = false;
     const { attr } = walker;
-    if (!unprivileged) {
-      // Pages of EL0 are where the mode matters. Guest code may have changed it: msr pan, eret.
-      if ((attr & ATTR_EL0) !== 0 || (access === ACCESS_FETCH && (attr & ATTR_UXN) === 0)) {
-        const pstate = this.#readPstate();
-        pan = (pstate & PSTATE_PAN) !== 0;
-        if ((pstate & PSTATE_EL_BITS) === 0) this.user = unprivileged = true;
-        else if (access !== ACCESS_FETCH) unprivileged = this.#isUnprivilegedAccess(pstate);
-      } else if (this.unprivilegedCode.possible && access !== ACCESS_FETCH) {
-        unprivileged = this.#isUnprivilegedAccess(this.#readPstate());
-      }
+    // Pages that EL0 may use are where the mode matters, and all of them where code is seen that uses the
+    // rights of EL0 or goes there. What mode it is guest code may have changed: msr pan, eret.
+    if (!unprivileged && ((attr & (ATTR_EL0 | ATTR_UXN)) !== ATTR_UXN || this.unprivilegedCode.possible)) {
+      const pstate = this.#readPstate();
+      pan = (pstate & PSTATE_PAN) !== 0;
+      if ((pstate & PSTATE_EL_BITS) === 0) this.user = unprivileged = true;
+      else if (access !== ACCESS_FETCH) unprivileged = this.#isUnprivilegedAccess(pstate);
     }
 
-    if (walker.check(access, unprivileged, pan) !== NO_FAULT || walker.present() !== NO_FAULT) return 0;
+    if (unprivileged && this.#e0pd(address)) return 0;
+    let granted = walker.accessible ? walker.usable(unprivileged, pan) : 0;
+    if ((granted & permFor(access)) === 0 || walker.present() !== NO_FAULT) return 0;
     if (pinned === null && this.#control.ha) this.#updateFlags(access);
     this.pa = walker.pa;
-    let granted = walker.usable(unprivileged, pan);
     // What hardware still has to mark as dirty must be asked for again; so must the first fetch.
     if ((walker.attr & ATTR_RDONLY) !== 0) granted &= ~PERM_WRITE;
     if (access === ACCESS_FETCH) this.unprivilegedCode.note(walker.pa);
@@ -273,7 +236,7 @@ export class Arm64Mmu implements Mmu {
   /** After #readPstate(): is the instruction at pc an LDTR or STTR whose UAO does not make it a plain one? */
   #isUnprivilegedAccess(pstate: number): boolean {
     if ((pstate & PSTATE_UAO) !== 0) return false;
-    const word = this.instructionAt(this.#locate(this.#live?.values[0] ?? 0n));
+    const word = this.instructionAt(this.#convert(this.#live?.values[0] ?? 0n, true));
     return word !== null && classify(word).isUnprivileged;
   }
 
@@ -330,27 +293,47 @@ export class Arm64Mmu implements Mmu {
 
   /**
    * Fault status code of an access, NO_FAULT when it succeeds. Pinned pages answer as the TLB would.
-   * What was read stays available (`walkedLevels`, `lastEntry`, `walkEvent`) until the next walk.
+   * What was read stays available (`walkedLevels`, `walkEvent`) until the next walk.
    *
-   * @param anyRights asks for a translation only: cache maintenance by EL1
+   * @param anyRights asks for a translation only
    */
   faultOf(va: bigint, access: AccessCode, unprivileged: boolean, pan: boolean, anyRights = false): number {
-    const address = this.#locate(va);
+    const fault = this.#leafOf(this.#locateFor(va, access), unprivileged);
+    if (fault !== NO_FAULT || anyRights) return fault;
     const walker = this.#walker;
+    const refusal = walker.check(access, unprivileged, pan);
+    return refusal === NO_FAULT ? walker.present() : refusal;
+  }
+
+  /**
+   * The same for cache maintenance by address. From EL1 only DC IVAC needs a right, to write; EL0 needs to
+   * read. PAN does not count (AccessDescriptor.pan is not set for AccessType_DC and _IC). A clear access
+   * flag does not fault, which is implementation defined.
+   *
+   * @param invalidate DC IVAC
+   */
+  maintenanceFaultOf(va: bigint, user: boolean, invalidate: boolean): number {
+    const fault = this.#leafOf(this.#locate(va), user);
+    if (fault !== NO_FAULT) return fault;
+    const walker = this.#walker;
+    const needed = (invalidate ? PERM_WRITE : 0) | (user ? PERM_READ : 0);
+    const allowed = (walker.usable(user, false) & needed) === needed;
+    return allowed ? NO_FAULT : ESR_ELx_FSC_PERM + walker.level;
+  }
+
+  /** Leaves the leaf for an address in the walker: the one of the tables, or the pinned one. */
+  #leafOf(address: number, unprivileged: boolean): number {
+    const walker = this.#walker;
+    this.#lastPin = null;
+    if (unprivileged && this.#e0pd(address)) return walker.refuse(ESR_ELx_FSC_FAULT);
     const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
+    if (pinned === null) return walker.walk(address);
     this.#lastPin = pinned;
-    if (pinned !== null) {
-      walker.pa = pinned.pa;
-      walker.attr = pinned.attr;
-      walker.depth = pinned.levels.length;
-      walker.level = walker.depth - 1;
-    } else {
-      const fault = walker.walk(address);
-      if (fault !== NO_FAULT) return fault;
-    }
-    if (anyRights) return NO_FAULT;
-    const fault = walker.check(access, unprivileged, pan);
-    return fault === NO_FAULT ? walker.present() : fault;
+    walker.pa = pinned.pa;
+    walker.attr = pinned.attr;
+    walker.depth = pinned.levels.length;
+    walker.level = pinned.level;
+    return NO_FAULT;
   }
 
   /** The entries behind the last `faultOf`, root first: as they are, or as they were for a pinned page. */
@@ -368,19 +351,30 @@ export class Arm64Mmu implements Mmu {
       access: accessType(access),
       user: unprivileged,
       levels,
-      verdict: this.#verdict(access, unprivileged, pan, fault),
+      verdict: this.#verdict(va, access, unprivileged, pan, fault),
       at: levels[levels.length - 1]?.level ?? null,
     };
   }
 
-  #verdict(access: AccessCode, unprivileged: boolean, pan: boolean, fault: number): string {
+  #verdict(va: bigint, access: AccessCode, unprivileged: boolean, pan: boolean, fault: number): string {
     if (fault === NO_FAULT) return this.#lastPin === null ? 'translates' : 'translates (stale TLB entry)';
     const walker = this.#walker;
     let text = faultInfo(fault).name;
-    if (walker.depth === 0 && fault === ESR_ELx_FSC_FAULT)
-      text += ': the address is out of range of its half';
+    if (walker.depth === 0 && fault === ESR_ELx_FSC_FAULT) text += `: ${this.#whyNoWalk(va, access)}`;
     if ((fault & 0x3c) === ESR_ELx_FSC_PERM) text += `: ${walker.objection(access, unprivileged, pan)}`;
     return this.#lastPin === null ? text : `${text} (stale TLB entry)`;
+  }
+
+  /** What kept an address from being looked up. */
+  #whyNoWalk(va: bigint, access: AccessCode): string {
+    const { limit0, limit1, epd0, epd1 } = this.#control;
+    const address = this.#locateFor(va, access);
+    if (!(address < 0 ? address >= -limit1 : address < limit0))
+      return 'the address is out of range of its half';
+    const half = address < 0 ? 1 : 0;
+    return (half === 1 ? epd1 : epd0)
+      ? `EPD${half}=1: no walks through TTBR${half}_EL1`
+      : `E0PD${half}=1: no access for EL0 through TTBR${half}_EL1`;
   }
 
   /**
@@ -405,7 +399,7 @@ export class Arm64Mmu implements Mmu {
       pa: ok ? this.#walker.pa + Number(va & 0xfffn) : 0,
       perms: ok ? this.#walker.usable(user, pan) : 0,
       levels,
-      verdict: this.#verdict(code, user, pan, fault),
+      verdict: this.#verdict(va, code, user, pan, fault),
       at: levels[levels.length - 1]?.level ?? null,
       code: ok ? 0 : fault,
     };
@@ -430,6 +424,7 @@ export class Arm64Mmu implements Mmu {
       root: address < 0 ? ttbr1 : ttbr0,
       pa: walker.pa,
       attr: walker.attr,
+      level: walker.level,
       levels: walker.levels(),
     });
     return true;

@@ -1,66 +1,37 @@
 /**
- * Page-table entries of arm64 with a 4 KiB granule, 48-bit addresses and 4 levels: bits, predicates and
- * accessors under the kernel's names.
+ * Page-table entries of arm64 with a 4 KiB granule, 48-bit addresses and 4 levels: predicates and accessors
+ * under the kernel's names.
  *
- * Ported from arch/arm64/include/asm/{pgtable-hwdef,pgtable-prot,pgtable,pgalloc}.h, bpf-next merge
- * 8496d9020ff3. Left out: LPA2, POE, GCS, swap and migration entries, folding and unfolding of contiguous
- * ranges (nothing here sets PTE_CONT on a live entry), and barriers: the lab's stores are seen at once.
+ * Ported from arch/arm64/include/asm/pgtable.h, and pgattr_change_is_safe() of arch/arm64/mm/mmu.c, bpf-next
+ * merge 8496d9020ff3. Left out: POE, GCS, migration entries, folding and unfolding of contiguous ranges (for
+ * init_mm neither happens, and nothing sets PTE_CONT on a live entry of a user), and barriers: the lab's
+ * stores are seen at once.
  */
 import type { LevelName } from '../../emu/events.js';
 import type { Pgtable, Ptep, ThisCpu } from '../arch.js';
 import type { KernelConfig } from '../kernel-config.js';
-
-/** Bits of page descriptors (level 3); blocks use the same from bit 2 on. */
-export const PTE_VALID = 1n << 0n;
-export const PTE_TYPE_MASK = 3n << 0n;
-export const PTE_TYPE_PAGE = 3n << 0n;
-export const PTE_TABLE_BIT = 1n << 1n;
-export const PTE_USER = 1n << 6n; // AP[1]
-export const PTE_RDONLY = 1n << 7n; // AP[2]
-export const PTE_SHARED = 3n << 8n; // SH, inner shareable
-export const PTE_AF = 1n << 10n;
-export const PTE_NG = 1n << 11n;
-export const PTE_DBM = 1n << 51n;
-export const PTE_CONT = 1n << 52n;
-export const PTE_PXN = 1n << 53n;
-export const PTE_UXN = 1n << 54n;
-/** Software bits. */
-export const PTE_WRITE = PTE_DBM;
-export const PTE_DIRTY = 1n << 55n;
-export const PTE_SPECIAL = 1n << 56n;
-/** Bit 11 of an entry whose bit 0 is clear: present for software, nothing for hardware. */
-export const PTE_PRESENT_INVALID = PTE_NG;
-
-export const PMD_TYPE_MASK = 3n << 0n;
-export const PMD_TYPE_TABLE = 3n << 0n;
-export const PMD_TYPE_SECT = 1n << 0n;
-
-/** Bits of table descriptors. */
-export const TABLE_AF = 1n << 10n;
-export const TABLE_PXN = 1n << 59n;
-export const TABLE_UXN = 1n << 60n;
-
-/** Memory types: indices into MAIR_EL1. */
-export const MT_NORMAL = 0n;
-export const MT_NORMAL_TAGGED = 1n;
-
-export const PTE_ADDR_LOW = 0x0003_ffff_ffff_f000n;
-/** Next-level table address, bits 47:12. */
-export const TABLE_ADDR = 0x0000_ffff_ffff_f000n;
-
-export function PTE_ATTRINDX(type: bigint): bigint {
-  return type << 2n;
-}
-
-// pgtable-prot.h, without LPA2 (PTE_MAYBE_SHARED = PTE_SHARED) and with PTE_MAYBE_NG = 0.
-const PROT_DEFAULT = PTE_TYPE_PAGE | PTE_AF | PTE_SHARED;
-const PROT_NORMAL = PROT_DEFAULT | PTE_PXN | PTE_UXN | PTE_WRITE | PTE_ATTRINDX(MT_NORMAL);
-const KERNEL = PROT_NORMAL | PTE_DIRTY;
-const KERNEL_RO = (KERNEL & ~PTE_WRITE) | PTE_RDONLY;
-const KERNEL_ROX = KERNEL_RO & ~PTE_PXN;
-const KERNEL_EXEC = KERNEL & ~PTE_PXN;
-const KERNEL_TAGGED = KERNEL | PTE_ATTRINDX(MT_NORMAL_TAGGED);
-const USER_RO = PROT_DEFAULT | PTE_USER | PTE_RDONLY | PTE_NG | PTE_PXN | PTE_UXN;
+import {
+  MT_NORMAL,
+  MT_NORMAL_TAGGED,
+  PMD_TYPE_MASK,
+  PMD_TYPE_SECT,
+  PMD_TYPE_TABLE,
+  PTE_ADDR_LOW,
+  PTE_AF,
+  PTE_ATTRINDX,
+  PTE_ATTRINDX_MASK,
+  PTE_CONT,
+  PTE_NG,
+  PTE_PXN,
+  PTE_RDONLY,
+  PTE_SWBITS_MASK,
+  PTE_USER,
+  PTE_UXN,
+  PTE_VALID,
+  TABLE_ADDR,
+} from './pgtable-hwdef.js';
+import * as prot from './pgtable-prot.js';
+import { PTE_DIRTY, PTE_PRESENT_INVALID, PTE_WRITE, type TableOwner, tableProt } from './pgtable-prot.js';
 
 export function pte_none(v: bigint): boolean {
   return v === 0n;
@@ -103,13 +74,43 @@ export function pte_mkdirty(v: bigint): bigint {
 export function pte_valid_not_user(v: bigint): boolean {
   return (v & (PTE_VALID | PTE_USER | PTE_UXN)) === (PTE_VALID | PTE_UXN);
 }
+export function pte_pfn(v: bigint): bigint {
+  return (v & PTE_ADDR_LOW) >> 12n;
+}
 /** pte_pfn() << PAGE_SHIFT */
 export function pte_pa(v: bigint): number {
   return Number(v & PTE_ADDR_LOW);
 }
+export function pte_mknoncont(v: bigint): bigint {
+  return v & ~PTE_CONT;
+}
 
+/**
+ * Swap entries: neither valid nor present-invalid, and not zero. Type in bits 10:6, offset in 61:12; bits 2
+ * and 3 are about the page.
+ */
+export function is_swap_pte(v: bigint): boolean {
+  return !pte_none(v) && !pte_present(v);
+}
+export function __swp_type(v: bigint): number {
+  return Number((v >> 6n) & 0x1fn);
+}
+export function __swp_offset(v: bigint): bigint {
+  return (v >> 12n) & ((1n << 50n) - 1n);
+}
+export function pte_swp_exclusive(v: bigint): boolean {
+  return (v & (1n << 2n)) !== 0n;
+}
+export function pte_swp_uffd_wp(v: bigint): boolean {
+  return (v & (1n << 3n)) !== 0n;
+}
+
+// PMD and PUD entries answer alike; so do p4d_none() and p4d_bad(). The folded PGD is never none or bad.
 export function pmd_none(v: bigint): boolean {
   return v === 0n;
+}
+export function pmd_valid(v: bigint): boolean {
+  return pte_valid(v);
 }
 export function pmd_table(v: bigint): boolean {
   return (v & PMD_TYPE_MASK) === PMD_TYPE_TABLE;
@@ -123,23 +124,53 @@ export function pmd_present(v: bigint): boolean {
 export function pmd_leaf(v: bigint): boolean {
   return pmd_present(v) && !pmd_table(v);
 }
+/** There is no present-invalid at this level: whatever is not none is present. */
+export function p4d_present(v: bigint): boolean {
+  return v !== 0n;
+}
+export function pgd_none(_v: bigint): boolean {
+  return false;
+}
+export function pgd_bad(_v: bigint): boolean {
+  return false;
+}
 /** Physical address of the table behind a table descriptor. */
 export function tablePa(v: bigint): number {
   return Number(v & TABLE_ADDR);
 }
 
+/** Are these two memory types one, as far as mismatched aliases go? */
+function isNormal(v: bigint): boolean {
+  const attrindx = v & PTE_ATTRINDX_MASK;
+  return attrindx === PTE_ATTRINDX(MT_NORMAL) || attrindx === PTE_ATTRINDX(MT_NORMAL_TAGGED);
+}
+
+/**
+ * May a live kernel entry be changed from `old` to `value` in one store? Everything else must go through an
+ * invalid entry and a TLB flush: break before make.
+ */
+export function pgattr_change_is_safe(old: bigint, value: bigint): boolean {
+  if (!pte_valid(old) || !pte_valid(value)) return true;
+  if (pte_pfn(old) !== pte_pfn(value)) return false;
+  if (((old | value) & PTE_CONT) !== 0n) return false;
+  // From non-global to global: the TLB may hold both.
+  if ((old & ~value & PTE_NG) !== 0n) return false;
+  let mask = PTE_PXN | PTE_RDONLY | PTE_WRITE | PTE_NG | PTE_SWBITS_MASK;
+  if (isNormal(old) && isNormal(value)) mask |= PTE_ATTRINDX_MASK;
+  return ((old ^ value) & ~mask) === 0n;
+}
+
 /** Bits that differ between two configurations of the same kernel: nG, and the fate of ptep_try_set(). */
-class Arm64Pgtable implements Pgtable {
+export class Arm64Pgtable implements Pgtable {
   readonly PAGE_KERNEL: bigint;
   readonly PAGE_KERNEL_RO: bigint;
   readonly PAGE_KERNEL_ROX: bigint;
   readonly PAGE_KERNEL_EXEC: bigint;
   readonly PAGE_LINEAR: bigint;
-  // Writable but clean: RDONLY stays until the first write has made the page dirty.
-  readonly PAGE_SHARED = USER_RO | PTE_WRITE;
-  readonly PAGE_SHARED_EXEC = (USER_RO | PTE_WRITE) & ~PTE_UXN;
-  readonly PAGE_READONLY = USER_RO;
-  readonly PAGE_READONLY_EXEC = USER_RO & ~PTE_UXN;
+  readonly PAGE_SHARED = prot.PAGE_SHARED;
+  readonly PAGE_SHARED_EXEC = prot.PAGE_SHARED_EXEC;
+  readonly PAGE_READONLY = prot.PAGE_READONLY;
+  readonly PAGE_READONLY_EXEC = prot.PAGE_READONLY_EXEC;
 
   readonly pte_none = pte_none;
   readonly pte_present = pte_present;
@@ -158,43 +189,52 @@ class Arm64Pgtable implements Pgtable {
   readonly pud_leaf = pmd_leaf;
   readonly p4d_none = pmd_none;
   readonly p4d_bad = pmd_bad;
-  // No present-invalid at this level: p4d_present() only asks whether there is anything.
-  readonly p4d_present = (v: bigint): boolean => v !== 0n;
+  readonly p4d_present = p4d_present;
   readonly tablePa = tablePa;
   readonly #contpte: boolean;
 
   constructor(config: KernelConfig) {
     const ng = config.KPTI ? PTE_NG : 0n;
-    this.PAGE_KERNEL = KERNEL | ng;
-    this.PAGE_KERNEL_RO = KERNEL_RO | ng;
-    this.PAGE_KERNEL_ROX = KERNEL_ROX | ng;
-    this.PAGE_KERNEL_EXEC = KERNEL_EXEC | ng;
-    this.PAGE_LINEAR = KERNEL_TAGGED | ng;
+    this.PAGE_KERNEL = prot.PAGE_KERNEL | ng;
+    this.PAGE_KERNEL_RO = prot.PAGE_KERNEL_RO | ng;
+    this.PAGE_KERNEL_ROX = prot.PAGE_KERNEL_ROX | ng;
+    this.PAGE_KERNEL_EXEC = prot.PAGE_KERNEL_EXEC | ng;
+    this.PAGE_LINEAR = prot.pgprot_tagged(this.PAGE_KERNEL);
     this.#contpte = config.ARM64_CONTPTE;
   }
 
-  mk_pte(pa: number, prot: bigint): bigint {
-    return prot | BigInt(pa);
+  mk_pte(pa: number, pgprot: bigint): bigint {
+    return pgprot | BigInt(pa);
   }
 
-  mk_pmd(pa: number, prot: bigint): bigint {
-    return (prot & ~PMD_TYPE_MASK) | PMD_TYPE_SECT | BigInt(pa);
+  mk_pmd(pa: number, pgprot: bigint): bigint {
+    return (pgprot & ~PMD_TYPE_MASK) | PMD_TYPE_SECT | BigInt(pa);
   }
 
-  mk_pud(pa: number, prot: bigint): bigint {
-    return this.mk_pmd(pa, prot);
+  mk_pud(pa: number, pgprot: bigint): bigint {
+    return this.mk_pmd(pa, pgprot);
   }
 
-  tableEntry(_level: 'pgd' | 'pud' | 'pmd', pa: number, owner: 'kernel' | 'user'): bigint {
-    return PMD_TYPE_TABLE | TABLE_AF | (owner === 'kernel' ? TABLE_UXN : TABLE_PXN) | BigInt(pa);
+  tableEntry(_level: 'pgd' | 'pud' | 'pmd', pa: number, owner: TableOwner): bigint {
+    return tableProt(owner) | BigInt(pa);
   }
 
   ptep_get(here: ThisCpu, ptep: Ptep): bigint {
     return here.ram.readU64(ptep);
   }
 
+  /** __set_pte(): the store as it is. */
   set_pte(here: ThisCpu, ptep: Ptep, value: bigint): void {
     store(here, 'set_pte', 'pte', ptep, value);
+  }
+
+  /** set_ptes() with nr = 1. With CONFIG_ARM64_CONTPTE only folding makes contiguous entries, never a caller. */
+  set_pte_at(here: ThisCpu, ptep: Ptep, value: bigint): void {
+    store(here, 'set_pte_at', 'pte', ptep, this.#contpte ? pte_mknoncont(value) : value);
+  }
+
+  pte_clear(here: ThisCpu, ptep: Ptep): void {
+    store(here, 'pte_clear', 'pte', ptep, 0n);
   }
 
   set_pmd(here: ThisCpu, pmdp: Ptep, value: bigint): void {
@@ -247,6 +287,6 @@ function store(here: ThisCpu, by: string, level: LevelName, pa: number, value: b
 }
 
 /** The page-table format of a kernel built with `config`. */
-export function createPgtable(config: KernelConfig): Pgtable {
+export function createPgtable(config: KernelConfig): Arm64Pgtable {
   return new Arm64Pgtable(config);
 }

@@ -6,6 +6,7 @@ import {
   type AccessCode,
   type Cpu,
   type CpuStop,
+  type Engine,
   EngineError,
   type Privilege,
   type RegisterSet,
@@ -13,6 +14,7 @@ import {
 import { type Event, EventLog } from '../../emu/events.js';
 import { type Delegate, drain, type Path, port, Trace } from '../../emu/path.js';
 import { Ram } from '../../emu/ram.js';
+import { runGuest, type StopResult } from '../../emu/run.js';
 import type { ExtableSpec, Resumption, ThisCpu } from '../arch.js';
 import {
   type ExtableHit,
@@ -304,6 +306,28 @@ export class TestMachine {
     return pa;
   }
 
+  /** Maps a fresh page at USER_DATA below tables that take nothing away, as the tables of users do (PXNTable). */
+  mapBare(entry: bigint): void {
+    this.map(USER_DATA, entry);
+    for (const level of [0, 1, 2]) {
+      const pa = this.entryPa(USER_DATA, level);
+      this.ram.writeU64(pa, this.ram.readU64(pa) & ~(1n << 59n));
+    }
+  }
+
+  /** Sets and clears bits of a register, and makes the walker look. */
+  setBits(register: string, set: bigint, clear: bigint): void {
+    this.cpu.write(register, (this.cpu.read(register) & ~clear) | set);
+    this.mmu.refresh();
+    this.cpu.flushTlb();
+  }
+
+  /** Makes a user task of the current one, and EL0 the mode. */
+  becomeUserCode(): void {
+    this.becomeUserTask();
+    arm64.prepareUser(this.here, USER_TEXT, USER_DATA);
+  }
+
   /** Makes a user task of the current one. */
   becomeUserTask(): void {
     this.here.current.mm = this.userMm;
@@ -368,5 +392,62 @@ export class TestMachine {
 
   find<T extends Event['type']>(type: T): Extract<Event, { type: T }> | undefined {
     return this.log.events.find((event): event is Extract<Event, { type: T }> => event.type === type);
+  }
+}
+
+const LIMITS = { instructions: 10_000, milliseconds: 5000, refaults: 16 };
+
+/** A machine whose CPU has an engine, and runs the code it is given. Its user closes the CPU. */
+export class EngineMachine extends TestMachine {
+  constructor(engine: Engine, config: Partial<KernelConfig> = {}) {
+    const ram = new Ram(RAM_BASE, RAM_SIZE);
+    const mmu = new Arm64Mmu(ram);
+    super(config, {
+      cpu: engine.createCpu('arm64', ram, { id: 0, filler: mmu, sentinel: SENTINEL }),
+      ram,
+      mmu,
+    });
+  }
+
+  /** Stores instruction words, at a mapped address. */
+  load(at: bigint, words: readonly number[]): void {
+    words.forEach((word, i) => {
+      this.code(word, at + BigInt(i * 4));
+    });
+    this.cpu.flushCode();
+  }
+
+  /** Runs until the outcome; what kills the task is one, too. */
+  run(pc: bigint) {
+    const { here, cpu } = this;
+    const guest = {
+      cpu,
+      trace: here.trace,
+      pcRegister: 'pc',
+      now: () => 0,
+      *handleStop(stop: CpuStop) {
+        try {
+          return (yield* arm64.handleStop(here, stop)) as StopResult;
+        } catch (error) {
+          if (error instanceof TaskDead) return { how: 'end', outcome: error.outcome } as StopResult;
+          throw error;
+        }
+      },
+    };
+    this.log.events.length = 0;
+    return drain(runGuest(guest, pc, LIMITS));
+  }
+
+  /** Calls `words`, loaded at TEXT, as the host calls kernel code. */
+  call(words: readonly number[], registers: Readonly<Record<string, bigint>> = {}) {
+    this.load(TEXT, words);
+    arm64.prepareCall(this.here, TEXT, STACK + 16384n);
+    for (const [name, value] of Object.entries(registers)) this.cpu.write(name, value);
+    return this.run(TEXT);
+  }
+
+  /** ESR of each fault of the last run, in order. */
+  faults(): string[] {
+    return this.log.events.flatMap((event) => (event.type === 'fault' ? [event.code.toString(16)] : []));
   }
 }

@@ -1,16 +1,17 @@
 /**
- * Whether code that runs may hold an LDTR or STTR.
+ * Whether code that runs may use the rights of EL0 without the engine or its host saying so.
  *
- * At EL1 these use the TLB entries of EL0, but the engine does not say so when it asks for a translation.
- * Reading the instruction on every fill would double what a fill costs, so pages are searched when code is
- * first fetched from them: as long as no page holds such an instruction, none need be expected.
+ * LDTR and STTR at EL1 use the TLB entries of EL0, and an ERET by guest code goes to EL0; the engine mentions
+ * neither when it asks for a translation. Reading the mode and the instruction on every fill would double
+ * what a fill costs, so pages are searched when code is first fetched from them: as long as no page holds
+ * such an instruction, none need be expected.
  */
 import type { Ram } from '../../emu/ram.js';
 
 const WORDS_PER_PAGE = 1024;
 
 export class UnprivilegedCode {
-  /** True once a page was seen that holds a word which would be an LDTR or STTR. */
+  /** True once a page was seen that holds a word which would be an LDTR, STTR or ERET. */
   possible = false;
   readonly #pages = new Set<number>();
 
@@ -25,7 +26,7 @@ export class UnprivilegedCode {
 
   /**
    * Searches all pages again that are known to hold code, because the host may have changed them: part of
-   * every call from the host. Code that writes itself an LDTR while it runs is not noticed.
+   * every call from the host. Code that writes itself such a word while it runs is not noticed.
    */
   searchAgain(): void {
     this.possible = [...this.#pages].some((pa) => this.#holds(pa));
@@ -35,8 +36,11 @@ export class UnprivilegedCode {
     const { words32, base } = this.ram;
     const first = (pa - base) / 4;
     for (let i = first; i < first + WORDS_PER_PAGE; i++) {
+      const word = words32[i] ?? 0;
       // Loads and stores (unprivileged): 111 0 00 in bits 29:24, bit 21 = 0, bits 11:10 = 10.
-      if (((words32[i] ?? 0) & 0x3f20_0c00) === 0x3800_0800) return true;
+      if ((word & 0x3f20_0c00) === 0x3800_0800) return true;
+      // ERET, ERETAA, ERETAB.
+      if (word >>> 12 === 0xd69f0) return true;
     }
     return false;
   }

@@ -2,21 +2,17 @@
  * What the hardware does with an address: the stage 1 walk of the EL1&0 regime, and its permission check.
  *
  * Arm ARM (DDI 0487), D8 "The AArch64 Virtual Memory System Architecture"; pseudocode AArch64.S1Translate,
- * AArch64.S1Walk, AArch64.S1DirectBasePermissions. 4 KiB granule, 48-bit addresses, 4 levels. Left out:
- * LPA2, the contiguous bit (a hint), memory types (all memory is Normal), permission indirection, MTE.
+ * AArch64.S1Walk. 4 KiB granule, halves of 16 to 48 bits. Left out: LPA2, memory types (all memory is
+ * Normal), FEAT_HAFT (the access flag of a table is ignored), MTE.
+ *
+ * The contiguous bit is a hint, and no TLB here is built from it: each entry is taken as it stands, also
+ * where the entries of one range disagree, which is one of the outcomes that the architecture allows
+ * (D8.7.1). A range larger than the half is a translation fault, which it allows, too.
  *
  * Everything here is numbers and 32-bit halves: the TLB fill callback runs it. A walk leaves its result in
  * the walker's fields, so that nothing is allocated; the next walk overwrites them.
  */
-import {
-  ACCESS_FETCH,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  type AccessCode,
-  PERM_EXEC,
-  PERM_READ,
-  PERM_WRITE,
-} from '../../emu/cpu.js';
+import type { AccessCode } from '../../emu/cpu.js';
 import type { LevelName, WalkLevel } from '../../emu/events.js';
 import type { Ram } from '../../emu/ram.js';
 import {
@@ -27,18 +23,17 @@ import {
   ESR_ELx_FSC_PERM,
   ESR_ELx_FSC_SEA_TTW,
 } from './esr.js';
-
-/** Leaf attributes and hierarchical bits of a walk, packed into one small number. */
-export const ATTR_EL0 = 1 << 0; // AP[1]
-export const ATTR_RDONLY = 1 << 1; // AP[2]
-export const ATTR_AF = 1 << 2;
-export const ATTR_DBM = 1 << 3;
-export const ATTR_PXN = 1 << 4;
-export const ATTR_UXN = 1 << 5;
-export const ATTR_TABLE_NO_EL0 = 1 << 6; // APTable[0]
-export const ATTR_TABLE_NO_WRITE = 1 << 7; // APTable[1]
-export const ATTR_TABLE_PXN = 1 << 8;
-export const ATTR_TABLE_UXN = 1 << 9;
+import { firstLevel, type WalkControl } from './walk-control.js';
+import {
+  ATTR_AF,
+  ATTR_DBM,
+  ATTR_RDONLY,
+  leafAttr,
+  objection,
+  permFor,
+  rights,
+  tableAttr,
+} from './walk-rights.js';
 
 /** Result of a walk or a check that found nothing wrong. */
 export const NO_FAULT = -1;
@@ -47,90 +42,11 @@ export const NO_FAULT = -1;
 export const LEVEL_NAMES: readonly LevelName[] = ['pgd', 'pud', 'pmd', 'pte'];
 
 const TWO_32 = 4294967296;
-const TWO_48 = 2 ** 48;
-
-/** Control state of the regime, as `refresh` decodes it from the system registers. */
-export interface WalkControl {
-  /** Physical address of the root table of each half. */
-  ttbr0: number;
-  ttbr1: number;
-  epd0: boolean;
-  epd1: boolean;
-  /** Hierarchical bits are ignored. */
-  hpd0: boolean;
-  hpd1: boolean;
-  /** First physical address that is too large, from TCR_EL1.IPS. */
-  paLimit: number;
-  ha: boolean;
-  hd: boolean;
-  wxn: boolean;
-}
-
-/** Most bits of packed attributes come out of the high half of a descriptor. */
-function leafAttr(lo: number, hi: number): number {
-  return (
-    ((lo >>> 6) & 3) | // AP[2:1]
-    ((lo >>> 8) & 4) | // AF, bit 10
-    ((hi >>> 16) & 8) | // DBM, bit 51
-    ((hi >>> 17) & 0x30) // PXN, UXN, bits 53 and 54
-  );
-}
-
-/** APTable, UXNTable and PXNTable of a table descriptor's high half. */
-function tableAttr(hi: number): number {
-  return (
-    (((hi >>> 29) & 3) * ATTR_TABLE_NO_EL0) |
-    (((hi >>> 27) & 1) * ATTR_TABLE_PXN) |
-    (((hi >>> 28) & 1) * ATTR_TABLE_UXN)
-  );
-}
-
-/**
- * Rights of a translation, PERM_*, for EL0 and for LDTR/STTR (`unprivileged`) or for EL1 with the given
- * PSTATE.PAN. `attr` with ATTR_RDONLY set grants no write,
- * whatever DBM says: hardware dirty state is the caller's.
- */
-export function rights(attr: number, unprivileged: boolean, pan: boolean, wxn: boolean): number {
-  const writable = (attr & (ATTR_RDONLY | ATTR_TABLE_NO_WRITE)) === 0;
-  const el0Read = (attr & (ATTR_EL0 | ATTR_TABLE_NO_EL0)) === ATTR_EL0;
-  const el0Write = el0Read && writable;
-  if (unprivileged) {
-    let perms = el0Read ? PERM_READ : 0;
-    if (el0Write) perms |= PERM_WRITE;
-    if ((attr & (ATTR_UXN | ATTR_TABLE_UXN)) === 0 && !(wxn && el0Write)) perms |= PERM_EXEC;
-    return perms;
-  }
-  let perms = pan && el0Read ? 0 : PERM_READ | (writable ? PERM_WRITE : 0);
-  if ((attr & (ATTR_PXN | ATTR_TABLE_PXN)) === 0 && !el0Write && !(wxn && writable)) perms |= PERM_EXEC;
-  return perms;
-}
-
-export function permFor(access: AccessCode): number {
-  switch (access) {
-    case ACCESS_READ:
-      return PERM_READ;
-    case ACCESS_WRITE:
-      return PERM_WRITE;
-    case ACCESS_FETCH:
-      return PERM_EXEC;
-  }
-}
-
-/** Control state with the MMU's tables nowhere yet. */
-export function initialControl(): WalkControl {
-  return {
-    ttbr0: 0,
-    ttbr1: 0,
-    epd0: false,
-    epd1: false,
-    hpd0: false,
-    hpd1: false,
-    paLimit: TWO_48,
-    ha: false,
-    hd: false,
-    wxn: false,
-  };
-}
+/** PTE_CONT in the high half of a descriptor. */
+const CONT = 1 << 20;
+/** Bytes of a contiguous range of blocks at levels 1 and 2: 16 of them. */
+const CONT_PUD_SIZE = 2 ** 34;
+const CONT_PMD_SIZE = 2 ** 25;
 
 /**
  * A way down the tables: the entries read, and what the upper three of them came to. It serves as a memory
@@ -142,13 +58,18 @@ class Way {
   /** The upper entries as events show them; made when first asked for. */
   readonly levels: (WalkLevel | undefined)[] = [undefined, undefined, undefined];
 
-  /** Which 2 MiB these are, from address 0 of both halves on; NaN when nothing is remembered. */
-  region = Number.NaN;
+  /** Level of the first entry. */
+  first = 0;
+
+  /** Which 2 MiB these are, counted from address 0; NOWHERE when nothing is remembered. */
+  region = NOWHERE;
   /** The control state that counted. */
   root = -1;
-  paLimit = 0;
+  limit = 0;
+  /** The highest of the tables' addresses. */
+  top = 0;
   hierarchical = false;
-  /** Where in the ram's halves the upper entries are, and what they held. */
+  /** Where in the ram's halves the upper entries are, and what they held. Levels that are none repeat the first. */
   word0 = 0;
   word1 = 0;
   word2 = 0;
@@ -167,7 +88,10 @@ class Way {
 
 /** Ways remembered: two to the power of WAYS_LOG2. */
 const WAYS_LOG2 = 4;
-const REGION = 0x200000;
+/** Regions per byte, 2^-21: multiplying is as exact as dividing, and faster. */
+const PER_REGION = 1 / 0x200000;
+/** No region: in 48 bits they are -2^27 to 2^27-1. */
+const NOWHERE = 2 ** 28;
 
 /** Place of a region among the ways. Stacks, text and arenas tend to start at round addresses: mixes the bits. */
 function placeOf(region: number): number {
@@ -196,7 +120,7 @@ export class Walker {
     this.#words = new Int32Array(ram.words32.buffer, ram.words32.byteOffset, ram.words32.length);
   }
 
-  /** Physical addresses of the entries read by the last walk; `depth` of them are valid. */
+  /** Physical addresses of the entries read by the last walk, by level; `level` is the last of them. */
   get entryPa(): Float64Array {
     return this.#way.entryPa;
   }
@@ -209,12 +133,12 @@ export class Walker {
     const way = this.#way;
     const { base, words64 } = this.ram;
     const levels: WalkLevel[] = [];
-    for (let i = 0; i < this.depth; i++) {
+    for (let i = way.first; i < way.first + this.depth; i++) {
       let level = way.levels[i];
       if (level === undefined) {
         const entryPa = way.entryPa[i] ?? 0;
         level = { level: LEVEL_NAMES[i] ?? 'pte', entryPa, entry: words64[(entryPa - base) / 8] ?? 0n };
-        if (i < 3 && !Number.isNaN(way.region)) way.levels[i] = level;
+        if (i < 3 && way.region !== NOWHERE) way.levels[i] = level;
       }
       levels.push(level);
     }
@@ -224,28 +148,26 @@ export class Walker {
   /**
    * Walks the tables for an address and stops at the leaf: no access flag, no permissions yet.
    *
-   * @param va address in range of its half: a signed number, -2^48 to 2^48-1; NaN for one out of range
+   * @param va a signed number without tag; NaN for an address that is in range of no half
    * @returns NO_FAULT, or the fault status code
    */
   walk(va: number): number {
     const { control } = this;
-    this.depth = 0;
-    this.level = 0;
-    this.attr = 0;
-    if (!(va >= -TWO_48 && va < TWO_48)) return ESR_ELx_FSC_FAULT;
     const high = va < 0;
-    if (high ? control.epd1 : control.epd0) return ESR_ELx_FSC_FAULT;
+    const limit = high ? control.limit1 : control.limit0;
+    if (!(high ? va >= -limit : va < limit)) return this.refuse(ESR_ELx_FSC_FAULT);
+    if (high ? control.epd1 : control.epd0) return this.refuse(ESR_ELx_FSC_FAULT);
     const table = high ? control.ttbr1 : control.ttbr0;
-    if (table >= control.paLimit) return ESR_ELx_FSC_ADDRSZ;
     const hierarchical = !(high ? control.hpd1 : control.hpd0);
     const words = this.#words;
-    const region = Math.floor(va / REGION);
+    const region = Math.floor(va * PER_REGION);
     const way = this.#ways[placeOf(region)] ?? this.#way;
     this.#way = way;
     if (
       way.region === region &&
       way.root === table &&
-      way.paLimit === control.paLimit &&
+      way.limit === limit &&
+      way.top < control.paLimit &&
       way.hierarchical === hierarchical &&
       words[way.word0] === way.low0 &&
       words[way.word0 + 1] === way.high0 &&
@@ -256,7 +178,15 @@ export class Walker {
     ) {
       return this.#lastStep(way, va);
     }
-    return this.#walkAll(way, region, table, hierarchical, va);
+    return this.#walkAll(way, region, table, limit, hierarchical, va);
+  }
+
+  /** A walk that ends before any table is read, as E0PD has it. Returns the fault status code given. */
+  refuse(fault: number): number {
+    this.depth = 0;
+    this.level = 0;
+    this.attr = 0;
+    return fault;
   }
 
   /** The rest of a walk that is known down to the last table. */
@@ -267,29 +197,34 @@ export class Walker {
     const low = words[at] ?? 0;
     const high = words[at + 1] ?? 0;
     way.entryPa[3] = way.table + index * 8;
-    this.depth = 4;
+    this.depth = 4 - way.first;
     this.level = 3;
     this.attr = way.attr;
     if ((low & 3) !== 3) return ESR_ELx_FSC_FAULT + 3;
     this.pa = (high & 0xffff) * TWO_32 + ((low & 0xfffff000) >>> 0);
-    if (this.pa >= way.paLimit) return ESR_ELx_FSC_ADDRSZ + 3;
+    if (this.pa >= this.control.paLimit) return ESR_ELx_FSC_ADDRSZ + 3;
     this.attr = way.attr | leafAttr(low, high);
     return NO_FAULT;
   }
 
-  #walkAll(way: Way, region: number, root: number, hierarchical: boolean, va: number): number {
+  #walkAll(way: Way, region: number, root: number, limit: number, hierarchical: boolean, va: number): number {
     const { control, ram } = this;
     const { entryPa, levels } = way;
-    way.region = Number.NaN;
+    const first = firstLevel(limit);
+    way.region = NOWHERE;
+    way.first = first;
     levels[0] = levels[1] = levels[2] = undefined;
+    if (root >= control.paLimit) return this.refuse(ESR_ELx_FSC_ADDRSZ);
+    this.depth = 0;
+    this.attr = 0;
     let table = root;
-    const offset = va < 0 ? va + TWO_48 : va;
+    let top = root;
+    const offset = va < 0 ? va + limit : va;
     const hi = Math.floor(offset / TWO_32);
     const lo = offset >>> 0;
 
-    for (let level = 0; ; level++) {
+    for (let level = first; ; level++) {
       this.level = level;
-      if (table < ram.base || table + 4096 > ram.end) return ESR_ELx_FSC_SEA_TTW + level;
       const index =
         level === 0
           ? hi >>> 7
@@ -298,9 +233,11 @@ export class Walker {
             : level === 2
               ? (lo >>> 21) & 511
               : (lo >>> 12) & 511;
-      entryPa[level] = table + index * 8;
-      this.depth = level + 1;
-      const word = (table - ram.base) / 4 + index * 2;
+      const at = table + index * 8;
+      if (at < ram.base || at + 8 > ram.end) return ESR_ELx_FSC_SEA_TTW + level;
+      entryPa[level] = at;
+      this.depth = level - first + 1;
+      const word = (at - ram.base) / 4;
       const entryLo = ram.words32[word] ?? 0;
       const entryHi = ram.words32[word + 1] ?? 0;
       // Bit 0 clear is invalid; 01 is a block at levels 1 and 2 and invalid at levels 0 and 3.
@@ -310,10 +247,20 @@ export class Walker {
         table = (entryHi & 0xffff) * TWO_32 + ((entryLo & 0xfffff000) >>> 0);
         if (table >= control.paLimit) return ESR_ELx_FSC_ADDRSZ + level;
         if (hierarchical) this.attr |= tableAttr(entryHi);
-        if (level === 2) this.#remember(way, region, root, hierarchical, table);
+        top = Math.max(top, table);
+        if (level === 2) {
+          way.root = root;
+          way.limit = limit;
+          way.hierarchical = hierarchical;
+          way.top = top;
+          this.#remember(way, region, table);
+        }
         continue;
       }
       if (level === 0 || (level === 3 && !isTableOrPage)) return ESR_ELx_FSC_FAULT + level;
+      if (level < 3 && (entryHi & CONT) !== 0 && (level === 1 ? CONT_PUD_SIZE : CONT_PMD_SIZE) > limit) {
+        return ESR_ELx_FSC_FAULT + level;
+      }
       // Bits of the address below the block size come from the address.
       const mask = level === 3 ? 0xfffff000 : level === 2 ? 0xffe00000 : 0xc0000000;
       const frame = (((entryLo & mask) | (lo & ~mask)) & 0xfffff000) >>> 0;
@@ -325,17 +272,14 @@ export class Walker {
   }
 
   /** Keeps the way to a last table, if that is in the ram. */
-  #remember(way: Way, region: number, root: number, hierarchical: boolean, table: number): void {
+  #remember(way: Way, region: number, table: number): void {
     const { ram } = this;
     const words = this.#words;
     if (table < ram.base || table + 4096 > ram.end) return;
-    const { entryPa } = way;
+    const { entryPa, first } = way;
     way.region = region;
-    way.root = root;
-    way.paLimit = this.control.paLimit;
-    way.hierarchical = hierarchical;
-    way.word0 = ((entryPa[0] ?? 0) - ram.base) / 4;
-    way.word1 = ((entryPa[1] ?? 0) - ram.base) / 4;
+    way.word0 = ((entryPa[first] ?? 0) - ram.base) / 4;
+    way.word1 = ((entryPa[Math.max(1, first)] ?? 0) - ram.base) / 4;
     way.word2 = ((entryPa[2] ?? 0) - ram.base) / 4;
     way.low0 = words[way.word0] ?? 0;
     way.low1 = words[way.word1] ?? 0;
@@ -355,39 +299,27 @@ export class Walker {
    * @returns NO_FAULT, or the fault status code
    */
   check(access: AccessCode, unprivileged: boolean, pan: boolean): number {
-    const { control, level } = this;
-    if ((this.attr & ATTR_AF) === 0 && !control.ha) return ESR_ELx_FSC_ACCESS + level;
+    const { level } = this;
+    if (!this.accessible) return ESR_ELx_FSC_ACCESS + level;
     const allowed = (this.usable(unprivileged, pan) & permFor(access)) !== 0;
     return allowed ? NO_FAULT : ESR_ELx_FSC_PERM + level;
   }
 
+  /** The last leaf's access flag is set, or hardware sets it. */
+  get accessible(): boolean {
+    return (this.attr & ATTR_AF) !== 0 || this.control.ha;
+  }
+
   /** Which bits stand against an access that `check` refused by its permissions, in words. */
   objection(access: AccessCode, unprivileged: boolean, pan: boolean): string {
-    const { attr, control } = this;
-    const has = (bits: number): boolean => (attr & bits) !== 0;
-    const el0 = has(ATTR_EL0) && !has(ATTR_TABLE_NO_EL0);
-    const writable = !has(ATTR_RDONLY | ATTR_TABLE_NO_WRITE);
-    if (access === ACCESS_FETCH) {
-      if (unprivileged) {
-        if (has(ATTR_UXN)) return 'UXN=1';
-        return has(ATTR_TABLE_UXN) ? 'UXNTable=1 above' : 'WXN: the page is writable';
-      }
-      if (has(ATTR_PXN)) return 'PXN=1';
-      if (has(ATTR_TABLE_PXN)) return 'PXNTable=1 above';
-      return el0 && writable && !control.wxn ? 'EL0 may write the page' : 'WXN: the page is writable';
-    }
-    if (unprivileged && !el0) {
-      return has(ATTR_EL0) ? 'APTable[0]=1 above: no access for EL0' : 'AP[1]=0: no access for EL0';
-    }
-    if (!unprivileged && pan && el0) return 'PSTATE.PAN=1, and EL0 may access the page';
-    return has(ATTR_RDONLY) ? 'AP[2]=1: read-only' : 'APTable[1]=1 above: read-only';
+    return objection(this.attr, access, unprivileged, pan, this.control);
   }
 
   /** Rights of the last leaf; a page whose dirty state hardware manages counts as writable. */
   usable(unprivileged: boolean, pan: boolean): number {
     const { attr, control } = this;
     const dirtied = control.ha && control.hd && (attr & ATTR_DBM) !== 0 ? attr & ~ATTR_RDONLY : attr;
-    return rights(dirtied, unprivileged, pan, control.wxn);
+    return rights(dirtied, unprivileged, pan, control);
   }
 
   /** NO_FAULT when the last leaf's page lies in the ram; else the external abort of the access. */

@@ -24,12 +24,28 @@ describe('a walk in words', () => {
     ['pte', 0x800ffffffedcb162n, 'P=0: not present, _PAGE_PROTNONE=1: pte_present()'],
     ['pud', 0x162n, 'P=0: not present, other bits ignored'],
     ['pmd', 0x80000000002001e3n, 'P=1 RW=1 US=0 NX=1 A=1 D=1 G=1  2M page 0x200000'],
+    ['p4d', 0x2000e7n, 'P=1 RW=1 US=1 NX=0 A=1 D=1 G=0  PS=1: reserved'],
   ] as const)('%s %s', (level, entry, text) => {
     const event = { type: 'walk', cpu: 0, va: HOLE, access: 'read', user: false, verdict: '' } as const;
     const [line] = describeWalk({ ...event, levels: [{ level, entryPa: 0, entry }], at: level });
     expect(line?.slice(line.indexOf('= ') + 20)).toBe(text);
     // Explained, it stands six columns in.
     expect(line?.length).toBeLessThanOrEqual(94);
+  });
+
+  test('shows the protection key of a leaf, if it is not 0', () => {
+    const event = { type: 'walk', cpu: 0, va: HOLE, access: 'read', user: false, verdict: '' } as const;
+    const levels = [{ level: 'pte', entryPa: 0, entry: (5n << 59n) | 0x201067n }] as const;
+    const [line] = describeWalk({ ...event, levels, at: 'pte' });
+    expect(line?.slice(line.indexOf('P=1'))).toBe('P=1 RW=1 US=1 NX=0 A=1 D=1 G=0 PKEY=5  page 0x201000');
+  });
+
+  test('names an entry by its place, with five levels too', () => {
+    const event = { type: 'walk', cpu: 0, access: 'read', user: false, verdict: '', at: 'pgd' } as const;
+    const levels = [{ level: 'pgd', entryPa: 0x3e0888, entry: 0n }] as const;
+    expect(describeWalk({ ...event, va: 0xff11000000000000n, levels })[0]).toMatch(
+      /^PGD\[273\] at 0x0003e0888 /,
+    );
   });
 
   test('of an address that no table is read for', () => {

@@ -6,6 +6,7 @@ import {
   _PAGE_DIRTY,
   _PAGE_GLOBAL,
   _PAGE_NX,
+  _PAGE_PKEY_MASK,
   _PAGE_PRESENT,
   _PAGE_PROTNONE,
   _PAGE_PSE,
@@ -14,8 +15,7 @@ import {
   PHYSICAL_PMD_PAGE_MASK,
   PHYSICAL_PUD_PAGE_MASK,
   PTE_PFN_MASK,
-  tableIndex,
-} from './pgtable.js';
+} from './pgtable-types.js';
 import {
   X86_PF_INSTR,
   X86_PF_PK,
@@ -30,15 +30,15 @@ import {
 
 /** One line per level that was read, and one with what came of it. */
 export function describeWalk(event: WalkEvent): string[] {
-  const lines = event.levels.map((level) => describeLevel(event.va, level));
+  const lines = event.levels.map(describeLevel);
   const where = event.at === null ? 'before any table was read' : `at ${event.at.toUpperCase()}`;
   const who = event.user ? 'user' : 'supervisor';
   lines.push(`${who} ${event.access} of ${hex16(event.va)}: ${event.verdict}, decided ${where}`);
   return lines;
 }
 
-function describeLevel(va: bigint, { level, entryPa, entry }: WalkLevel): string {
-  const name = `${level.toUpperCase()}[${tableIndex(level, va)}]`.padEnd(8);
+function describeLevel({ level, entryPa, entry }: WalkLevel): string {
+  const name = `${level.toUpperCase()}[${(entryPa % 4096) / 8}]`.padEnd(8);
   const place = `at 0x${entryPa.toString(16).padStart(9, '0')}`;
   return `${name} ${place} = ${hex16(entry)}  ${describeEntry(level, entry)}`;
 }
@@ -62,6 +62,7 @@ function describeEntry(level: LevelName, entry: bigint): string {
   const used = [
     flag('A', _PAGE_ACCESSED),
     ...(leaf ? [flag('D', _PAGE_DIRTY), flag('G', _PAGE_GLOBAL)] : []),
+    ...(leaf && has(_PAGE_PKEY_MASK) ? [`PKEY=${(entry & _PAGE_PKEY_MASK) >> 59n}`] : []),
   ];
   return `${[...rights, ...used].join(' ')}  ${target(level, entry, leaf)}`;
 }
@@ -72,7 +73,7 @@ function target(level: LevelName, entry: bigint, leaf: boolean): string {
   switch (level) {
     case 'pgd':
     case 'p4d':
-      return 'PS=1, which is reserved here';
+      return 'PS=1: reserved';
     case 'pud':
       return `1G page ${at(PHYSICAL_PUD_PAGE_MASK)}`;
     case 'pmd':

@@ -189,3 +189,116 @@ describe('accessed and dirty bits', () => {
     expect(faults(m)).toEqual([]);
   });
 });
+
+describe('non-canonical addresses', () => {
+  const WILD = 0x1234567812345678n;
+  /** Four bytes below the hole, in a page that is mapped. */
+  const BRINK = 0x7ffffffffffcn;
+  const hexOf = (va: bigint): string => `0x${va.toString(16)}`;
+
+  test.each<[string, string, Readonly<Record<string, bigint>>, string]>([
+    ['mov rax, [rdi]', '488b07', { rdi: WILD }, '#GP read'],
+    ['mov [rdi], rax', '488907', { rdi: WILD }, '#GP write'],
+    ['lock add [rdi], rax', 'f0480107', { rdi: WILD }, '#GP write'],
+    ['mov rax, [rdi+rbp]', '488b042f', { rdi: 0n, rbp: WILD }, '#GP read'],
+    ['mov rax, ss:[rdi]: the prefix is ignored', '36488b07', { rdi: WILD }, '#GP read'],
+    ['mov rax, fs:[rbp]', '64488b4500', { rbp: WILD, fs_base: 0n }, '#GP read'],
+    ['mov rax, gs:[rbp]', '65488b4500', { rbp: WILD, gs_base: 0n }, '#GP read'],
+    ['push [rdi]', 'ff37', { rdi: WILD }, '#GP read'],
+    ['pop [rdi]', '8f07', { rdi: WILD }, '#GP write'],
+    ['call [rdi]', 'ff17', { rdi: WILD }, '#GP read'],
+    ['jmp [rdi]', 'ff27', { rdi: WILD }, '#GP read'],
+    ['rep movsb', 'f3a4', { rdi: STACK, rsi: WILD, rcx: 3n }, '#GP read'],
+    ['rep stosb', 'f3aa', { rdi: WILD, rcx: 3n }, '#GP write'],
+    ['mov rax, [rbp]', '488b4500', { rbp: WILD }, '#SS read'],
+    ['lock add [rbp], rax', 'f048014500', { rbp: WILD }, '#SS write'],
+    ['mov rax, ds:[rbp]: the prefix is ignored', '3e488b4500', { rbp: WILD }, '#SS read'],
+    ['call [rbp]', 'ff5500', { rbp: WILD }, '#SS read'],
+    ['jmp [rbp]', 'ff6500', { rbp: WILD }, '#SS read'],
+    ['leave', 'c9', { rbp: WILD }, '#SS read'],
+  ])('%s', (_, hex, registers, expected) => {
+    const m = machine();
+    expect(call(m, [...Buffer.from(hex, 'hex')], { cr2: 0x77n, ...registers })).toMatchObject({
+      kind: 'oops',
+    });
+    const [exception, access] = expected.split(' ');
+    expect(faults(m)).toEqual([`${exception} ${hexOf(WILD)} code 0 ${access}`]);
+    expect(m.events('fault')[0]?.pc).toBe(CODE);
+    // No table was read, and CR2 is what it was.
+    expect(m.events('walk')[0]?.levels).toEqual([]);
+    expect(m.cpu.read('cr2')).toBe(0x77n);
+    expect(m.cpu.read('rsp')).toBe(STACK_TOP - 0x108n);
+  });
+
+  test.each<[string, string, bigint, string]>([
+    ['push', '55', WILD - 8n, 'write'],
+    ['pop', '5d', WILD, 'read'],
+    ['call', 'e800000000', WILD - 8n, 'write'],
+    ['ret', 'c3', WILD, 'read'],
+    ['enter', 'c8100000', WILD - 8n, 'write'],
+    ['mov rax, [rsp]', '488b0424', WILD, 'read'],
+  ])('%s on such a stack: not even the #SS can be delivered', (_, hex, address, access) => {
+    const m = machine();
+    expect(call(m, [...Buffer.from(hex, 'hex')], { rsp: WILD })).toMatchObject({ kind: 'panic' });
+    expect(faults(m)).toEqual([`#SS ${hexOf(address)} code 0 ${access}`, '#DF 0x0 code 0 write']);
+  });
+
+  test('an access that begins below the hole is refused at its first byte in it', () => {
+    for (const [hex, exception] of [
+      ['488b07', '#GP'],
+      ['488b4500', '#SS'],
+    ] as const) {
+      const m = machine();
+      m.map(BRINK, 0x201163n | NX_DATA);
+      call(m, [...Buffer.from(hex, 'hex')], { rdi: BRINK, rbp: BRINK });
+      expect(faults(m)).toEqual([`${exception} 0x800000000000 code 0 read`]);
+    }
+  });
+
+  test.each([
+    ['jmp rdi', 'ffe7'],
+    ['call rdi', 'ffd7'],
+    ['push rdi; ret', '57c3'],
+  ])('%s to one is #GP', (_, hex) => {
+    const m = machine();
+    expect(call(m, [...Buffer.from(hex, 'hex')], { rdi: WILD })).toMatchObject({ kind: 'oops' });
+    expect(faults(m)).toEqual([`#GP ${hexOf(WILD)} code 0 fetch`]);
+  });
+});
+
+test('with five levels 57 bits of an address are translated', () => {
+  const m = machine();
+  const wide = 0x00ff800000000000n;
+  const root = 0x3e0000;
+  m.ram.fill(root, 4096, 0);
+  for (const index of [0xff, 511]) m.ram.writeU64(root + 8 * index, BigInt(m.kernel.init_mm.pgd) | 0x67n);
+  const pte = m.map(wide, 0x8000000000201063n);
+  m.map(wide + 0x1000n, 0n);
+  m.set({ cr3: BigInt(root), cr4: 0x516f0n });
+  m.mmu.refresh();
+  // mov rax, [rdi]; mov [rdi+0x1ff8], rax; ret
+  const code = [0x48, 0x8b, 0x07, 0x48, 0x89, 0x87, 0xf8, 0x1f, 0, 0, 0xc3];
+  m.ram.writeU64(0x201008, 0x77n);
+  expect(call(m, code, { rdi: wide + 8n })).toMatchObject({ kind: 'oops' });
+  expect(m.cpu.read('rax')).toBe(0x77n);
+  expect(m.ram.readU64(pte)).toBe(0x8000000000201063n);
+  const [walk] = m.events('walk');
+  expect(walk?.levels.map(({ level }) => level)).toEqual(['pgd', 'p4d', 'pud', 'pmd', 'pte']);
+  expect(faults(m)).toEqual([`#PF 0x${(wide + 0x2000n).toString(16)} code 2 write`]);
+});
+
+test('a page fault drops the translation that refused: the next access walks', () => {
+  const m = machine();
+  const pte = m.map(HOLE, 0x8000000000201121n);
+  m.ram.writeU64(0x201008, 0x11n);
+  m.ram.writeU64(0x202008, 0x22n);
+  const alias = 0xffffc90000500000n;
+  m.map(alias, BigInt(pte - (pte % 4096)) | NX_DATA);
+  // mov rbx, [rdi]; mov [rsi], rax: another page behind the TLB's back; mov [rdi], rcx; mov rdx, [rdi]; ret
+  const code = [0x48, 0x8b, 0x1f, 0x48, 0x89, 0x06, 0x48, 0x89, 0x0f, 0x48, 0x8b, 0x17, 0xc3];
+  m.fixup({ insn: CODE + 6n, type: 'DEFAULT', fixup: CODE + 9n });
+  const registers = { rdi: HOLE, rsi: alias + BigInt(pte % 4096), rax: 0x8000000000202121n };
+  expect(call(m, code, registers)).toEqual({ kind: 'returned' });
+  expect(faults(m)).toEqual([`#PF 0x${HOLE.toString(16)} code 3 write`]);
+  expect([m.cpu.read('rbx'), m.cpu.read('rdx')]).toEqual([0x11n, 0x22n]);
+});

@@ -24,7 +24,7 @@ import { registersOf } from './instruction-at.js';
 import { mmuOf, type X86Mmu } from './mmu.js';
 import { PT_REGS_SIZE, X86_EFLAGS_AC, type X86PtRegs } from './regs.js';
 import { exc_double_fault, exc_general_protection, exc_stack_segment } from './traps.js';
-import { isCanonical } from './walk.js';
+import { X86_PF_PROT } from './walk.js';
 
 const AC = Number(X86_EFLAGS_AC);
 
@@ -100,9 +100,8 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
   // An interrupt gate: the handler starts with interrupts off.
   mmu.irqsDisabled = true;
   try {
-    const address = toSigned(va);
-    if (!isCanonical(address)) return yield* takeNonCanonical(here, mmu, regs, va, accessType(asked));
-    const walk = raisePageFault(here, mmu, regs, va, address, hardwareAccess(here, mmu, regs, va, asked));
+    if (!mmu.isCanonical(va)) return yield* takeNonCanonical(here, mmu, regs, va, accessType(asked));
+    const walk = raisePageFault(here, mmu, regs, va, hardwareAccess(here, mmu, regs, va, asked));
     if (walk.ok) {
       return stopped(here, `the engine refused an access to ${hex(va)} that the page tables allow`);
     }
@@ -136,17 +135,18 @@ function raisePageFault(
   mmu: X86Mmu,
   regs: X86PtRegs,
   va: bigint,
-  address: number,
   access: AccessType,
 ): Translation {
   const { trace } = here;
   const user = regs.user_mode;
-  const walk = mmu.explainAt(address, access, user, (regs.flagsLow & AC) !== 0);
+  const walk = mmu.explain(va, access, user, (regs.flagsLow & AC) !== 0);
   emitWalk(here, va, access, user, walk);
   if (walk.ok) return walk;
   mmu.setCr2(va);
-  // A page fault drops what the TLB holds for the address: the retry walks again.
+  // A page fault drops what the TLB holds for the address: the retry walks again. The engine can hold a
+  // translation only if there was one, and a call of it is not for nothing.
   mmu.unpin(va);
+  if ((walk.code & X86_PF_PROT) !== 0) here.cpu.flushTlbPage(va);
   if (!trace.listening) return walk;
   trace.emit({
     type: 'fault',
@@ -207,7 +207,7 @@ function* takeNonCanonical(
 function pushFrame(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs): number | null {
   const { current, ram } = here;
   const top = regs.user_mode ? toSigned(current.stack) + current.stackSize : alignedStack(regs);
-  if (!(isCanonical(top - 8) && isCanonical(top - PT_REGS_SIZE))) return Number.NaN;
+  if (!(mmu.isCanonicalNumber(top - 8) && mmu.isCanonicalNumber(top - PT_REGS_SIZE))) return Number.NaN;
   const last = mmu.supervisorWrite(top - 8);
   if (last < 0) return top - 8;
   const frame = top - PT_REGS_SIZE;

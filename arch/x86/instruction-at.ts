@@ -39,7 +39,7 @@ export class FaultingInstructions {
    * @returns null when nothing can be read there, or the bytes are no instruction
    */
   at(ip: number): X86Instruction | null {
-    const pa = this.#mmu.physical(ip);
+    const pa = this.#mmu.fetched(ip);
     if (pa < 0) return null;
     if (pa % 4096 > 4096 - WORDS * 4) return this.#decoder.decode(this.#bytes(ip, pa));
     const { words32, base } = this.#ram;
@@ -63,7 +63,7 @@ export class FaultingInstructions {
     const room = 4096 - (pa % 4096);
     if (room >= MAX_INSTRUCTION_LENGTH) return bytes.subarray(start, start + MAX_INSTRUCTION_LENGTH);
     const first = bytes.subarray(start, start + room);
-    const next = this.#mmu.physical(ip + room);
+    const next = this.#mmu.fetched(ip + room);
     if (next < 0) return first;
     const both = new Uint8Array(MAX_INSTRUCTION_LENGTH);
     both.set(first);

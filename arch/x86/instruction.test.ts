@@ -145,6 +145,17 @@ describe('usesStackSegmentAt', () => {
     );
   });
 
+  test('overrides that 64-bit mode ignores change nothing', () => {
+    const onStack = registers({ rbp: wild, rsp: wild });
+    // ds: [rbp], es: [rbp], cs: [rsp], and ds: before a push
+    for (const hex of ['3e 48 8b 45 00', '26 48 8b 45 00', '2e 48 8b 04 24', '3e 50']) {
+      const at = hex === '3e 50' ? wild - 8n : wild;
+      expect([hex, decode(hex).usesStackSegmentAt(at, onStack)]).toEqual([hex, true]);
+    }
+    // ss: [rdi]
+    expect(decode('36 48 8b 07').usesStackSegmentAt(wild, registers({ rdi: wild }))).toBe(false);
+  });
+
   test('a call through memory uses DS for the pointer and SS for the return address', () => {
     const call = decode('ff 17');
     expect(call.usesStackSegmentAt(wild, registers({ rdi: wild }))).toBe(false);

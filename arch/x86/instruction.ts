@@ -224,6 +224,10 @@ function decodeWithIced(bytes: Uint8Array): X86Instruction | null {
   const instruction = decoder.decode();
   try {
     if (instruction.isInvalid) return null;
+    // 64-bit mode ignores all overrides but FS and GS: [rbp] with DS is still in the stack segment, and
+    // [rdi] with SS is not (SDM volume 1, "Canonical Addressing").
+    const { FS, GS, None } = iced.Register;
+    if (![FS, GS].includes(instruction.segmentPrefix)) instruction.segmentPrefix = None;
     return new X86Instruction(
       instruction.length,
       (iced.Mnemonic[instruction.mnemonic] ?? '').toLowerCase(),

@@ -1,6 +1,8 @@
 /** Page protection for KFENCE: port of arch/x86/include/asm/kfence.h, bpf-next merge 8496d9020ff3. */
 import type { ThisCpu } from '../arch.js';
-import { _PAGE_PRESENT, flip_protnone_guard, lookup_address_in_pgd, PTE_PFN_MASK } from './pgtable.js';
+import { lookup_address_in_pgd } from './lookup-address.js';
+import { flip_protnone_guard } from './pgtable.js';
+import { _PAGE_PRESENT, PTE_PFN_MASK } from './pgtable-types.js';
 
 /**
  * Makes a page of the pool fault, or not fault any more. Only the local CPU's TLB is flushed, and only

@@ -1,7 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, PERM_EXEC, PERM_READ, PERM_WRITE } from '../../emu/cpu.js';
 import type { AccessType } from '../../emu/events.js';
-import { AC, ALL_BITS, expected, isLegal } from './access-model.js';
 import { NOT_CANONICAL, X86Mmu } from './mmu.js';
 import { HOLE, type TestMachine, testMachine } from './testing.js';
 
@@ -21,96 +20,6 @@ function control(machine: TestMachine, registers: Readonly<Record<string, bigint
   machine.set(registers);
   machine.mmu.refresh();
 }
-
-describe('the walk agrees with the model of kvm-unit-tests', () => {
-  // The sweep of access.c has a thousand times more; a linear congruential generator picks among them.
-  test('fault, error code, A and D of 20,000 combinations', () => {
-    const VA = 0xffff923400000000n;
-    const VA_SIGNED = Number(BigInt.asIntN(64, VA));
-    const machine = testMachine({}, 36);
-    const { mmu, ram, cpu } = machine;
-    // The leaf is set later; for 2 MiB pages the PDE is one.
-    const ptePa = machine.map(VA, 0x200001n);
-    const [, pdpte, pdeLevel] = mmu.explain(VA, 'read', false, false).levels;
-    const pdptePa = pdpte?.entryPa ?? 0;
-    const pdePa = pdeLevel?.entryPa ?? 0;
-    const table = BigInt(ptePa - (ptePa % 4096));
-    const wrong: string[] = [];
-    let seed = 1;
-    let ran = 0;
-    while (ran < 20_000) {
-      seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
-      const c = (seed ^ (seed >>> 13)) & ALL_BITS;
-      if (!isLegal(c)) continue;
-      ran += 1;
-      const on = (bit: number): boolean => ((c >> bit) & 1) === 1;
-      const bits = (pairs: readonly (readonly [number, bigint])[]): bigint =>
-        pairs.reduce((word, [bit, mask]) => (on(bit) ? word | mask : word), 0n);
-      const pte =
-        0x200000n |
-        bits([
-          [AC.pteP, 1n],
-          [AC.pteRw, 2n],
-          [AC.pteUser, 4n],
-          [AC.pteA, 0x20n],
-          [AC.pteD, 0x40n],
-          [AC.pteNx, NX],
-          [AC.pte51, 1n << 51n],
-          [AC.pte36, 1n << 36n],
-        ]);
-      const pde =
-        (on(AC.pdePse) ? 0x200080n : table) |
-        bits([
-          [AC.pdeP, 1n],
-          [AC.pdeRw, 2n],
-          [AC.pdeUser, 4n],
-          [AC.pdeA, 0x20n],
-          [AC.pdeD, 0x40n],
-          [AC.pdeNx, NX],
-          [AC.pde51, 1n << 51n],
-          [AC.pde36, 1n << 36n],
-          [AC.pde13, 1n << 13n],
-        ]);
-      ram.writeU64(ptePa, pte);
-      ram.writeU64(pdePa, pde);
-      const upper = ram.readU64(pdptePa);
-      ram.writeU64(pdptePa, on(AC.pdpteRo) ? upper & ~2n : upper | 2n);
-      control(machine, {
-        cr0: on(AC.wp) ? 0x80050033n : 0x80040033n,
-        cr4: on(AC.smep) ? 0x1006f0n : 0x6f0n,
-        efer: on(AC.nxe) ? 0xd01n : 0x501n,
-      });
-      const want = expected(c, pde, pte);
-
-      if (on(AC.twice)) {
-        cpu.setPrivilege('kernel');
-        mmu.user = false;
-        mmu.fill(VA_SIGNED, ACCESS_READ);
-      }
-      cpu.setPrivilege(on(AC.user) ? 'user' : 'kernel');
-      mmu.user = on(AC.user);
-      const access = on(AC.write) ? 'write' : on(AC.fetch) ? 'fetch' : 'read';
-      const engine = on(AC.write) ? ACCESS_WRITE : on(AC.fetch) ? ACCESS_FETCH : ACCESS_READ;
-      const walk = mmu.explain(VA, access, on(AC.user), false);
-      const filled = mmu.fill(VA_SIGNED, engine) !== 0;
-      const pdeNow = ram.readU64(pdePa) | (want.pdeADontCare ? 0x20n : 0n);
-      const pdeWant = want.pde | (want.pdeADontCare ? 0x20n : 0n);
-      const agrees =
-        filled === !want.fault &&
-        walk.ok === !want.fault &&
-        (walk.ok || walk.code === want.code) &&
-        ram.readU64(ptePa) === want.pte &&
-        pdeNow === pdeWant;
-      if (!agrees) {
-        const got = `fault ${!filled} code ${walk.code} pde ${pdeNow.toString(16)} pte ${ram.readU64(ptePa).toString(16)}`;
-        wrong.push(
-          `0x${c.toString(16)}: ${got}, not ${want.fault} ${want.code} ${pdeWant.toString(16)} ${want.pte.toString(16)}`,
-        );
-      }
-    }
-    expect(wrong.slice(0, 5)).toEqual([]);
-  });
-});
 
 describe('reserved bits', () => {
   test('depend on MAXPHYADDR', () => {
@@ -136,14 +45,55 @@ describe('reserved bits', () => {
     ram.writeU64(at(pmd), 0x201163n | 0x80n);
     // Bit 12 is PAT and no part of the address.
     expect(machine.mmu.explain(PAGE + 0x1234n, 'read', false, false).pa).toBe(0x201234);
+    expect(machine.mmu.explain(PAGE + 0x1ff234n, 'read', false, false).pa).toBe(0x3ff234);
     ram.writeU64(at(pmd), 0x2021e3n);
     expect(code(machine, PAGE, 'write')).toBe(0xb);
     ram.writeU64(at(pud), 0x1e3n);
     expect(machine.mmu.explain(PAGE + 0x1234n, 'read', false, false).pa).toBe(0x601234);
+    expect(machine.mmu.explain(PAGE + 0x3f9ff234n, 'read', false, false).pa).toBe(0x3ffff234);
     ram.writeU64(at(pud), 0x21e3n);
     expect(code(machine, PAGE, 'read')).toBe(9);
     ram.writeU64(at(pgd), ram.readU64(at(pgd)) | 0x80n);
     expect(machine.mmu.explain(PAGE, 'fetch', false, false)).toMatchObject({ code: 0x19, at: 'pgd' });
+    // Without any other bit that a 1 GiB page would not have.
+    ram.writeU64(at(pgd), 0x1e3n);
+    expect(machine.mmu.explain(PAGE, 'read', false, false)).toMatchObject({ code: 9, at: 'pgd' });
+  });
+
+  test('every address bit below a large page but bit 12 is one', () => {
+    const machine = testMachine();
+    machine.map(PAGE, 0x163n);
+    const [, pud, pmd] = machine.mmu.explain(PAGE, 'read', false, false).levels;
+    for (const [level, lowest] of [
+      [pmd, 21n],
+      [pud, 30n],
+    ] as const) {
+      for (let bit = 12n; bit <= lowest; bit++) {
+        machine.ram.writeU64(level?.entryPa ?? 0, 0x1e3n | (1n << bit));
+        const want = bit === 12n || bit === lowest ? 'ok' : 9;
+        expect([level?.level, bit, code(machine, PAGE, 'read')]).toEqual([level?.level, bit, want]);
+      }
+    }
+  });
+
+  test('NX is one with NXE clear, also in an entry that was read before', () => {
+    const machine = testMachine();
+    machine.map(PAGE, 0x201163n);
+    const pmd = machine.mmu.explain(PAGE, 'read', false, false).levels[2]?.entryPa ?? 0;
+    machine.ram.writeU64(pmd, machine.ram.readU64(pmd) | NX);
+    for (const [efer, want] of [
+      [0xd01n, 'ok'],
+      [0x501n, 9],
+      [0xd01n, 'ok'],
+    ] as const) {
+      control(machine, { efer });
+      expect(code(machine, PAGE, 'read')).toBe(want);
+    }
+    machine.ram.writeU64(pmd, machine.ram.readU64(pmd) & ~NX);
+    const pte = machine.map(PAGE, NX | 0x201163n);
+    expect(code(machine, PAGE, 'read')).toBe('ok');
+    control(machine, { efer: 0x501n });
+    expect([machine.ram.readU64(pte), code(machine, PAGE, 'read')]).toEqual([NX | 0x201163n, 9]);
   });
 
   test('a table that is not in the ram reads as all ones', () => {
@@ -248,6 +198,7 @@ describe('modes', () => {
     expect(code(machine, USER, 'read')).toBe(1);
     expect(code(machine, USER, 'write')).toBe(3);
     expect(code(machine, USER, 'read', false, true)).toBe('ok');
+    expect(code(machine, USER, 'write', true)).toBe('ok');
     expect(code(machine, USER, 'fetch', false, true)).toBe(0x11);
     control(machine, { cr4: 0x506f0n });
     expect(code(machine, USER, 'read')).toBe('ok');
@@ -350,4 +301,69 @@ describe('pinned pages', () => {
     expect(machine.mmu.pa).toBe(0x202000);
     expect(machine.ram.readU64(pte)).toBe(0x202163n);
   });
+});
+
+describe('a load of CR3', () => {
+  test('leaves global translations, a full flush does not', () => {
+    const machine = testMachine();
+    const { mmu, ram, here } = machine;
+    const other = PAGE + 0x1000n;
+    const global = machine.map(PAGE, 0x201163n);
+    const own = machine.map(other, 0x202063n);
+    const pinBoth = (): void => {
+      ram.writeU64(global, 0x201163n);
+      ram.writeU64(own, 0x202063n);
+      expect([mmu.pin(PAGE), mmu.pin(other)]).toEqual([true, true]);
+      ram.writeU64(global, 0n);
+      ram.writeU64(own, 0n);
+    };
+    pinBoth();
+    here.arch.switch_mm(here, null);
+    expect(mmu.pinnedPages()).toEqual([PAGE]);
+    expect([code(machine, PAGE, 'read'), code(machine, other, 'read')]).toEqual(['ok', 0]);
+    mmu.unpin(null);
+    expect(code(machine, PAGE, 'read')).toBe(0);
+    // Without CR4.PGE the bit is ignored.
+    control(machine, { cr4: 0x350670n });
+    pinBoth();
+    here.arch.switch_mm(here, null);
+    expect(mmu.pinnedPages()).toEqual([]);
+  });
+
+  test('G of a table entry says nothing, that of a large page does', () => {
+    const machine = testMachine();
+    const { mmu, ram, here } = machine;
+    machine.map(PAGE, 0x201063n);
+    const pmd = mmu.explain(PAGE, 'read', false, false).levels[2]?.entryPa ?? 0;
+    ram.writeU64(pmd, ram.readU64(pmd) | 0x100n);
+    mmu.pin(PAGE);
+    here.arch.switch_mm(here, null);
+    expect(mmu.pinnedPages()).toEqual([]);
+    ram.writeU64(pmd, 0x2001e3n);
+    mmu.pin(PAGE);
+    here.arch.switch_mm(here, null);
+    expect(mmu.pinnedPages()).toEqual([PAGE]);
+  });
+});
+
+test('an implicit access is a supervisor access whatever code runs, and AC does not help it', () => {
+  const machine = testMachine();
+  machine.map(USER, 0x201067n);
+  machine.cpu.setPrivilege('user');
+  expect(machine.mmu.explain(USER, 'read', false, false)).toMatchObject({ ok: false, code: 1 });
+  machine.set({ rflags: 0x40202n });
+  expect(machine.mmu.supervisorWrite(Number(USER))).toBe(-1);
+  expect(machine.mmu.supervisorWrite(Number(BigInt.asIntN(64, HOLE)))).toBe(-1);
+});
+
+test('code that was fetched through a pinned page is decoded where it was fetched', () => {
+  const machine = testMachine();
+  const { mmu, ram } = machine;
+  const pte = machine.map(PAGE, 0x201161n);
+  ram.write(0x201000, Uint8Array.of(0x48, 0x01, 0x07));
+  mmu.pin(PAGE);
+  ram.writeU64(pte, 0n);
+  expect(mmu.faulting.at(SIGNED)?.mnemonic).toBe('add');
+  mmu.unpin(PAGE);
+  expect(mmu.faulting.at(SIGNED)).toBeNull();
 });

@@ -2,7 +2,7 @@
  * The memory management unit of one CPU: answers the engine's TLB fills, explains refused ones, keeps
  * pinned (stale) translations, and holds what an exception leaves in the CPU and in per-CPU variables.
  */
-import { fromSigned, pageOf, toSigned } from '../../emu/address.js';
+import { fromSigned, toSigned } from '../../emu/address.js';
 import {
   ACCESS_FETCH,
   ACCESS_READ,
@@ -20,20 +20,8 @@ import type { Ram } from '../../emu/ram.js';
 import type { Mmu, ThisCpu, Translation } from '../arch.js';
 import { FaultingInstructions } from './instruction-at.js';
 import { SAVED_REGISTERS, X86PtRegs } from './regs.js';
-import {
-  A,
-  ALLOWED,
-  Control,
-  D,
-  isCanonical,
-  LEVEL_NAMES,
-  type Refusal,
-  US,
-  verdictOf,
-  WALKED,
-  type WalkEnd,
-  Walker,
-} from './walk.js';
+import { ALLOWED, Control, type Refusal, verdictOf, WALKED, type WalkEnd, Walker } from './walk.js';
+import type { EntriesRead } from './way.js';
 
 /** Physical address bits of the CPU modelled; Unicorn's own walker has 40. */
 export const MAXPHYADDR = 46;
@@ -43,7 +31,22 @@ export const NOT_CANONICAL = -1;
 
 const EFLAGS_AC = 0x40000;
 
+/** Bits of entries that hardware sets. */
+const A = 1 << 5;
+const D = 1 << 6;
+
 const NOT_ATTACHED = 'the walker has no CPU yet: attach() comes first';
+
+/** Explanation of an address that is not canonical. */
+const REFUSED: Translation = {
+  ok: false,
+  pa: 0,
+  perms: 0,
+  levels: [],
+  verdict: 'not canonical',
+  at: null,
+  code: NOT_CANONICAL,
+};
 
 /** A translation that outlives its table entries. */
 interface Pin {
@@ -51,9 +54,15 @@ interface Pin {
   readonly rights: number;
   readonly executable: boolean;
   readonly dirty: boolean;
-  readonly entryPa: readonly number[];
-  readonly entryLo: readonly number[];
-  readonly entryHi: readonly number[];
+  /** It also outlives a load of CR3. */
+  readonly global: boolean;
+  readonly entries: EntriesRead;
+}
+
+/** What a CPU has beside MAXPHYADDR. Five levels and protection keys are switched on in CR4. */
+export interface MmuFeatures {
+  /** Pages of 1 GiB; true by default. */
+  readonly gbpages?: boolean;
 }
 
 export class X86Mmu implements Mmu {
@@ -78,12 +87,13 @@ export class X86Mmu implements Mmu {
   readonly #frames: X86PtRegs[] = [];
   readonly #pins = new Map<number, Pin>();
 
-  constructor(ram: Ram, maxphyaddr = MAXPHYADDR) {
+  /** @throws RangeError when no CPU has so many physical address bits */
+  constructor(ram: Ram, maxphyaddr = MAXPHYADDR, { gbpages = true }: MmuFeatures = {}) {
     if (!Number.isInteger(maxphyaddr) || maxphyaddr < 36 || maxphyaddr > 52) {
       throw new RangeError(`MAXPHYADDR is ${maxphyaddr}: x86-64 CPUs have 36 to 52 physical address bits`);
     }
     this.#ram = ram;
-    this.#control = new Control(maxphyaddr);
+    this.#control = new Control(maxphyaddr, gbpages);
     this.#walker = new Walker(ram, this.#control);
   }
 
@@ -99,6 +109,17 @@ export class X86Mmu implements Mmu {
     const cpu = this.#attached();
     this.#control.update(cpu.read('cr0'), cpu.read('cr3'), cpu.read('cr4'), cpu.read('efer'));
     this.cr2 = cpu.read('cr2');
+    // An engine whose CPU has no protection keys has no such register, and no CR4.PKE.
+    if (cpu.registerNames.includes('pkru')) this.#control.pkru = Number(cpu.read('pkru') & 0xffff_ffffn);
+  }
+
+  /** Is an address one of the 48 (with five levels 57) bits that are translated, sign-extended? */
+  isCanonical(va: bigint): boolean {
+    return this.#control.isCanonical(walkable(va));
+  }
+  /** The same of a signed number; NaN is not canonical. */
+  isCanonicalNumber(va: number): boolean {
+    return this.#control.isCanonical(va);
   }
 
   #attached(): Cpu {
@@ -121,9 +142,10 @@ export class X86Mmu implements Mmu {
     return this.#faulting;
   }
 
-  fill(va: number | bigint, access: AccessCode): number {
-    // What is no number is beyond 2^53 and so not canonical either.
-    if (typeof va !== 'number' || !isCanonical(va)) return 0;
+  fill(page: number | bigint, access: AccessCode): number {
+    // What is no number is beyond 2^53: canonical with five levels only, and exact as a page's address.
+    const va = typeof page === 'number' ? page : Number(page);
+    if (!this.#control.isCanonical(va)) return 0;
     const walker = this.#walker;
     if (this.#pins.size !== 0) {
       const pin = this.#pinned(va);
@@ -150,7 +172,7 @@ export class X86Mmu implements Mmu {
   #usableNow(access: AccessCode): number {
     const walker = this.#walker;
     if (this.user) return walker.usable(true, false);
-    if (access !== ACCESS_FETCH && (walker.rights & US) === 0) return walker.usable(false, false);
+    if (access !== ACCESS_FETCH && !walker.isUserPage) return walker.usable(false, false);
     const live = this.#live;
     if (live === null) return walker.usable(false, false);
     live.load();
@@ -161,39 +183,49 @@ export class X86Mmu implements Mmu {
   /** Sets A in every entry of the walk, and D in the leaf for a write. */
   #mark(write: boolean): void {
     const walker = this.#walker;
-    const leaf = walker.depth - 1;
-    for (let level = 0; level <= leaf; level++) {
-      const bits = write && level === leaf ? A | D : A;
-      const low = walker.entryLo[level] ?? 0;
+    const { first, last } = walker;
+    for (let place = first; place <= last; place++) {
+      const bits = write && place === last ? A | D : A;
+      const low = walker.entryLo[place] ?? 0;
       if ((low & bits) === bits) continue;
-      const pa = walker.entryPa[level] ?? 0;
+      const pa = walker.entryPa[place] ?? 0;
       const old = this.#ram.readU64(pa);
       const value = old | BigInt(bits);
       this.#ram.writeU64(pa, value);
-      walker.entryLo[level] = low | bits;
+      walker.entryLo[place] = low | bits;
+      // What is remembered was read before. Software may put exactly that back.
+      if (place !== last) walker.forget();
       const trace = this.#trace;
-      if (trace === null) continue;
-      const name = LEVEL_NAMES[level] ?? 'pte';
-      const { cpu } = trace;
-      trace.emit({ type: 'pte-write', cpu, by: 'hardware', level: name, pa, old, value, changed: true });
+      if (trace === null || !trace.listening) continue;
+      const level = walker.nameOf(place);
+      trace.emit({ type: 'pte-write', cpu: trace.cpu, by: 'hardware', level, pa, old, value, changed: true });
     }
   }
 
   /** Physical address of a signed address, whatever the rights; -1 when it does not translate. */
   physical(va: number): number {
-    if (!isCanonical(va) || this.#walker.walk(va) !== WALKED) return -1;
+    if (!this.#control.isCanonical(va) || this.#walker.walk(va) !== WALKED) return -1;
     const pa = this.#walker.pa;
     return this.#ram.contains(pa, 4096) ? pa + ((va >>> 0) & 0xfff) : -1;
   }
 
+  /** physical() as the TLB translates: a pinned page answers as it was. For code that has been fetched. */
+  fetched(va: number): number {
+    const pin = this.#pins.size === 0 ? null : this.#pinned(va);
+    if (pin === null) return this.physical(va);
+    return this.#ram.contains(pin.pa, 4096) ? pin.pa + ((va >>> 0) & 0xfff) : -1;
+  }
+
   peek(va: bigint): number {
-    return this.physical(toSigned(va));
+    const address = walkable(va);
+    const pa = this.physical(address);
+    return pa < 0 ? -1 : pa - (pa % 4096) + pageOffset(va, address);
   }
 
   /** May a supervisor write be made there? Returns the physical address, or -1. */
   supervisorWrite(va: number): number {
     const walker = this.#walker;
-    if (!isCanonical(va) || walker.walk(va) !== WALKED) return -1;
+    if (!this.#control.isCanonical(va) || walker.walk(va) !== WALKED) return -1;
     // Pushes of an exception are implicit accesses: EFLAGS.AC does not help them.
     if (walker.refusal(ACCESS_WRITE, false, false) !== ALLOWED) return -1;
     return this.#ram.contains(walker.pa, 4096) ? walker.pa + ((va >>> 0) & 0xfff) : -1;
@@ -209,24 +241,13 @@ export class X86Mmu implements Mmu {
     return Number(live.values[1] ?? 0n);
   }
 
-  /** translate() with EFLAGS.AC given. A pinned page answers as the TLB would. */
+  /**
+   * translate() with EFLAGS.AC given. A pinned page answers as the TLB would. An implicit access (to a
+   * descriptor table, or the push of an exception) is one of no user, with AC clear.
+   */
   explain(va: bigint, access: AccessType, user: boolean, ac: boolean): Translation {
-    return this.explainAt(toSigned(va), access, user, ac);
-  }
-
-  /** explain() of a signed number; NaN is not canonical. */
-  explainAt(address: number, access: AccessType, user: boolean, ac: boolean): Translation {
-    if (!isCanonical(address)) {
-      return {
-        ok: false,
-        pa: 0,
-        perms: 0,
-        levels: [],
-        verdict: 'not canonical',
-        at: null,
-        code: NOT_CANONICAL,
-      };
-    }
+    const address = walkable(va);
+    if (!this.#control.isCanonical(address)) return REFUSED;
     const code = accessCode(access);
     const walker = this.#walker;
     const pinned = this.#pins.size !== 0 ? this.#pinned(address) : null;
@@ -237,14 +258,13 @@ export class X86Mmu implements Mmu {
     const refusal: Refusal = end === WALKED ? walker.refusal(code, user, ac) : ALLOWED;
     const ok = end === WALKED && refusal === ALLOWED;
     const verdict = verdictOf(end, refusal);
-    const deciding = ok || end !== WALKED ? walker.depth - 1 : walker.decidingLevel(refusal);
     return {
       ok,
-      pa: ok ? walker.pa + ((address >>> 0) & 0xfff) : 0,
+      pa: ok ? walker.pa + pageOffset(va, address) : 0,
       perms: ok ? walker.usable(user, ac) : 0,
       levels: walker.levels(this.#ram.words64),
       verdict: stale ? `${verdict} (stale TLB entry)` : verdict,
-      at: LEVEL_NAMES[deciding] ?? null,
+      at: ok || end !== WALKED ? walker.nameOf(walker.last) : walker.decidingLevel(refusal),
       code: ok ? 0 : walker.errorCode(end, code, user),
     };
   }
@@ -261,7 +281,7 @@ export class X86Mmu implements Mmu {
     walker.executable = pin.executable;
     walker.dirty = pin.dirty;
     walker.accessed = true;
-    walker.setEntries(pin.entryPa, pin.entryLo, pin.entryHi);
+    walker.setEntries(pin.entries);
   }
 
   #answerPinned(pin: Pin, access: AccessCode): number {
@@ -273,20 +293,19 @@ export class X86Mmu implements Mmu {
   }
 
   pin(va: bigint): boolean {
-    const address = toSigned(pageOf(va));
+    const address = walkable(va);
     const walker = this.#walker;
-    if (!isCanonical(address) || walker.walk(address) !== WALKED) return false;
+    const control = this.#control;
+    if (!control.isCanonical(address) || walker.walk(address) !== WALKED) return false;
     // An entry comes into the TLB by being used.
     if (!walker.accessed) this.#mark(false);
-    const { depth } = walker;
     this.#pins.set(Math.floor(address / 4096), {
       pa: walker.pa,
       rights: walker.rights,
       executable: walker.executable,
       dirty: walker.dirty,
-      entryPa: [...walker.entryPa.subarray(0, depth)],
-      entryLo: [...walker.entryLo.subarray(0, depth)],
-      entryHi: [...walker.entryHi.subarray(0, depth)],
+      global: control.pge && walker.isGlobal,
+      entries: walker.copyEntries(),
     });
     return true;
   }
@@ -294,7 +313,15 @@ export class X86Mmu implements Mmu {
   unpin(va: bigint | null): void {
     if (this.#pins.size === 0) return;
     if (va === null) this.#pins.clear();
-    else this.#pins.delete(Math.floor(toSigned(va) / 4096));
+    else this.#pins.delete(Math.floor(walkable(va) / 4096));
+  }
+
+  /**
+   * What a load of CR3 does to pinned pages: global ones (G in the leaf, CR4.PGE set) stay. `refresh` reads
+   * the new root. SDM volume 3, "Operations that Invalidate TLBs and Paging-Structure Caches".
+   */
+  loadedCr3(): void {
+    for (const [page, { global }] of this.#pins) if (!global) this.#pins.delete(page);
   }
 
   /** Addresses of the pinned pages. */
@@ -321,6 +348,17 @@ export class X86Mmu implements Mmu {
   release(): void {
     this.nesting -= 1;
   }
+}
+
+/** An address as the walker takes it: a signed number, beyond 2^53 that of its page, which is exact. */
+function walkable(va: bigint): number {
+  const address = toSigned(va);
+  return Number.isNaN(address) ? Number(BigInt.asIntN(64, va & ~0xfffn)) : address;
+}
+
+/** Offset in its page of an address, given in both forms. */
+function pageOffset(va: bigint, address: number): number {
+  return Number.isSafeInteger(address) ? (address >>> 0) & 0xfff : Number(va & 0xfffn);
 }
 
 function needed(access: AccessCode): number {

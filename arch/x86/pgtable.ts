@@ -1,50 +1,52 @@
 /**
- * Page-table entries of x86-64 with 4 levels: bits, predicates and accessors under the kernel's names.
+ * Page-table entries of x86-64: predicates, changes and accessors under the kernel's names.
  *
- * Ported from arch/x86/include/asm/{pgtable_types,pgtable,pgtable-invert,pgtable_64,pgalloc}.h, bpf-next
- * merge 8496d9020ff3. The fifth level is folded, as it is at run time on a CPU without LA57. Left out:
- * shadow stacks (the CPU modelled has none, so pte_write() is the RW bit), protection keys, memory
- * encryption, and the kernel's page-table check.
+ * Ported from arch/x86/include/asm/{pgtable,pgtable_64,pgtable-invert,pgalloc}.h, bpf-next merge
+ * 8496d9020ff3. The kernel asks the CPU at run time whether it has a fifth level and shadow stacks; here
+ * that is an argument, false for the CPU modelled. Left out: the warning of pfn_pte() about a protection
+ * with D and without RW, the user copy of the root under PTI, the kernel's page-table check, and atomicity:
+ * nothing runs between the read and the store.
  */
 import type { LevelName } from '../../emu/events.js';
 import type { Pgtable, Ptep, ThisCpu } from '../arch.js';
 import type { KernelConfig } from '../kernel-config.js';
-
-export const _PAGE_PRESENT = 1n << 0n;
-export const _PAGE_RW = 1n << 1n;
-export const _PAGE_USER = 1n << 2n;
-export const _PAGE_PWT = 1n << 3n;
-export const _PAGE_PCD = 1n << 4n;
-export const _PAGE_ACCESSED = 1n << 5n;
-export const _PAGE_DIRTY = 1n << 6n;
-export const _PAGE_PSE = 1n << 7n; // in a PMD or PUD; PAT in a PTE
-export const _PAGE_PAT = 1n << 7n;
-export const _PAGE_GLOBAL = 1n << 8n;
-/** The global bit of an entry that is not present: PROT_NONE. */
-export const _PAGE_PROTNONE = _PAGE_GLOBAL;
-export const _PAGE_SPECIAL = 1n << 9n;
-/** CONFIG_MEM_SOFT_DIRTY */
-export const _PAGE_SOFT_DIRTY = 1n << 11n;
-export const _PAGE_PAT_LARGE = 1n << 12n; // in a large leaf
-export const _PAGE_SAVED_DIRTY = 1n << 58n;
-export const _PAGE_NX = 1n << 63n;
-/** Bits that some CPUs set in entries that are not present (an erratum of Knights Landing). */
-export const _PAGE_KNL_ERRATUM_MASK = _PAGE_DIRTY | _PAGE_ACCESSED;
-export const _PAGE_DIRTY_BITS = _PAGE_DIRTY | _PAGE_SAVED_DIRTY;
-
-export const PTE_PFN_MASK = 0x000f_ffff_ffff_f000n;
-export const PHYSICAL_PMD_PAGE_MASK = 0x000f_ffff_ffe0_0000n;
-export const PHYSICAL_PUD_PAGE_MASK = 0x000f_ffff_c000_0000n;
-
-export const _KERNPG_TABLE = _PAGE_PRESENT | _PAGE_RW | _PAGE_ACCESSED | _PAGE_DIRTY;
-export const _PAGE_TABLE = _KERNPG_TABLE | _PAGE_USER;
-
-const __PAGE_KERNEL_RO = _PAGE_PRESENT | _PAGE_ACCESSED | _PAGE_NX | _PAGE_GLOBAL;
-const __PAGE_KERNEL_ROX = _PAGE_PRESENT | _PAGE_ACCESSED | _PAGE_GLOBAL;
-const __PAGE_KERNEL_EXEC = _PAGE_PRESENT | _PAGE_RW | _PAGE_ACCESSED | _PAGE_DIRTY | _PAGE_GLOBAL;
-const __PAGE_KERNEL = __PAGE_KERNEL_EXEC | _PAGE_NX;
-const PAGE_SHARED_EXEC = _PAGE_PRESENT | _PAGE_RW | _PAGE_USER | _PAGE_ACCESSED;
-const PAGE_READONLY_EXEC = _PAGE_PRESENT | _PAGE_USER | _PAGE_ACCESSED;
+import {
+  __PAGE_KERNEL,
+  __PAGE_KERNEL_EXEC,
+  __PAGE_KERNEL_RO,
+  __PAGE_KERNEL_ROX,
+  _KERNPG_TABLE,
+  _PAGE_ACCESSED,
+  _PAGE_DIRTY,
+  _PAGE_DIRTY_BITS,
+  _PAGE_GLOBAL,
+  _PAGE_KNL_ERRATUM_MASK,
+  _PAGE_NX,
+  _PAGE_PRESENT,
+  _PAGE_PROTNONE,
+  _PAGE_PSE,
+  _PAGE_RW,
+  _PAGE_SAVED_DIRTY,
+  _PAGE_SOFT_DIRTY,
+  _PAGE_SPECIAL,
+  _PAGE_TABLE,
+  _PAGE_USER,
+  P4D_SHIFT,
+  PAGE_READONLY,
+  PAGE_READONLY_EXEC,
+  PAGE_SHARED,
+  PAGE_SHARED_EXEC,
+  PAGE_SHIFT,
+  PGDIR_SHIFT_L5,
+  PHYSICAL_PMD_PAGE_MASK,
+  PHYSICAL_PUD_PAGE_MASK,
+  PMD_SHIFT,
+  PTE_FLAGS_MASK,
+  PTE_PFN_MASK,
+  PTRS_PER_PTE,
+  PUD_SHIFT,
+  protval_4k_2_large,
+} from './pgtable-types.js';
 
 /** pgtable-invert.h: does the entry hold its frame number inverted (L1TF)? */
 export function __pte_needs_invert(v: bigint): boolean {
@@ -59,14 +61,32 @@ export function flip_protnone_guard(oldval: bigint, val: bigint, mask: bigint): 
   return (val & ~mask) | (~val & mask);
 }
 
+const frame = (v: bigint, mask: bigint): number => Number((v & mask) >> PAGE_SHIFT);
+
+/** Nearly always asked of 0, for which no bigint has to be made. */
 export function pte_none(v: bigint): boolean {
-  return (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
+  return v === 0n || (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
 }
 export function pte_present(v: bigint): boolean {
   return (v & (_PAGE_PRESENT | _PAGE_PROTNONE)) !== 0n;
 }
-export function pte_write(v: bigint): boolean {
-  return (v & _PAGE_RW) !== 0n;
+export function pte_same(a: bigint, b: bigint): boolean {
+  return a === b;
+}
+export function pte_flags(v: bigint): bigint {
+  return v & PTE_FLAGS_MASK;
+}
+/** The frame of a page, 4 KiB each. */
+export function pte_pfn(v: bigint): number {
+  return frame(v ^ protnone_mask(v), PTE_PFN_MASK);
+}
+/** pte_pfn() << PAGE_SHIFT */
+export function pte_pa(v: bigint): number {
+  return Number((v ^ protnone_mask(v)) & PTE_PFN_MASK);
+}
+/** @param shstk the CPU has shadow stacks (X86_FEATURE_SHSTK): they are written, although not by a mov */
+export function pte_write(v: bigint, shstk = false): boolean {
+  return (v & _PAGE_RW) !== 0n || (shstk && (v & (_PAGE_RW | _PAGE_DIRTY)) === _PAGE_DIRTY);
 }
 export function pte_exec(v: bigint): boolean {
   return (v & _PAGE_NX) === 0n;
@@ -74,29 +94,63 @@ export function pte_exec(v: bigint): boolean {
 export function pte_dirty(v: bigint): boolean {
   return (v & _PAGE_DIRTY_BITS) !== 0n;
 }
-/** Moves D out of the way of an entry that cannot be written: D without RW would mean a shadow stack. */
-function mksaveddirty(v: bigint): bigint {
-  return (v & (_PAGE_RW | _PAGE_DIRTY)) === _PAGE_DIRTY ? (v & ~_PAGE_DIRTY) | _PAGE_SAVED_DIRTY : v;
-}
-export function pte_mkdirty(v: bigint): bigint {
-  return mksaveddirty(v | _PAGE_DIRTY | _PAGE_SOFT_DIRTY);
-}
 export function pte_young(v: bigint): boolean {
   return (v & _PAGE_ACCESSED) !== 0n;
 }
-/** pte_pfn() << PAGE_SHIFT */
-export function pte_pa(v: bigint): number {
-  return Number((v ^ protnone_mask(v)) & PTE_PFN_MASK);
+export function pte_huge(v: bigint): boolean {
+  return (v & _PAGE_PSE) !== 0n;
+}
+export function pte_global(v: bigint): boolean {
+  return (v & _PAGE_GLOBAL) !== 0n;
+}
+export function pte_special(v: bigint): boolean {
+  return (v & _PAGE_SPECIAL) !== 0n;
+}
+/** With CONFIG_NUMA_BALANCING; PROT_NONE looks the same. */
+export function pte_protnone(v: bigint): boolean {
+  return (v & (_PAGE_PROTNONE | _PAGE_PRESENT)) === _PAGE_PROTNONE;
+}
+/** May a TLB hold the entry? One made PROT_NONE stays in TLBs until the flush that is due. */
+export function pte_accessible(mm: { readonly tlb_flush_pending: boolean }, v: bigint): boolean {
+  return (v & _PAGE_PRESENT) !== 0n || (pte_protnone(v) && mm.tlb_flush_pending);
+}
+
+/** D of an entry without RW goes to bit 58: with D it would be a shadow stack. */
+export function mksaveddirty_shift(v: bigint): bigint {
+  return (v & (_PAGE_RW | _PAGE_DIRTY)) === _PAGE_DIRTY ? (v & ~_PAGE_DIRTY) | _PAGE_SAVED_DIRTY : v;
+}
+/** The way back, for an entry with RW. */
+export function clear_saveddirty_shift(v: bigint): bigint {
+  const both = _PAGE_RW | _PAGE_SAVED_DIRTY;
+  return (v & both) === both ? (v & ~_PAGE_SAVED_DIRTY) | _PAGE_DIRTY : v;
+}
+export function pte_wrprotect(v: bigint): bigint {
+  return mksaveddirty_shift(v & ~_PAGE_RW);
+}
+export function pte_mkdirty(v: bigint): bigint {
+  return mksaveddirty_shift(v | _PAGE_DIRTY | _PAGE_SOFT_DIRTY);
+}
+export function pte_mkclean(v: bigint): bigint {
+  return v & ~_PAGE_DIRTY_BITS;
+}
+export function pte_mkwrite_novma(v: bigint): bigint {
+  return v | _PAGE_RW;
 }
 
 export function pmd_none(v: bigint): boolean {
-  return (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
+  return v === 0n || (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
 }
 export function pmd_leaf(v: bigint): boolean {
   return (v & _PAGE_PSE) !== 0n;
 }
+export function pmd_pfn_mask(v: bigint): bigint {
+  return pmd_leaf(v) ? PHYSICAL_PMD_PAGE_MASK : PTE_PFN_MASK;
+}
 export function pmd_flags(v: bigint): bigint {
-  return v & ~(pmd_leaf(v) ? PHYSICAL_PMD_PAGE_MASK : PTE_PFN_MASK);
+  return v & ~pmd_pfn_mask(v);
+}
+export function pmd_pfn(v: bigint): number {
+  return frame(v ^ protnone_mask(v), pmd_pfn_mask(v));
 }
 export function pmd_present(v: bigint): boolean {
   return (v & (_PAGE_PRESENT | _PAGE_PROTNONE | _PAGE_PSE)) !== 0n;
@@ -104,15 +158,29 @@ export function pmd_present(v: bigint): boolean {
 export function pmd_bad(v: bigint): boolean {
   return (pmd_flags(v) & ~(_PAGE_USER | _PAGE_ACCESSED)) !== (_KERNPG_TABLE & ~_PAGE_ACCESSED);
 }
+/** @param shstk as in pte_write(); here only a leaf can be one */
+export function pmd_write(v: bigint, shstk = false): boolean {
+  const leaf = _PAGE_DIRTY | _PAGE_PSE;
+  return (v & _PAGE_RW) !== 0n || (shstk && (v & (_PAGE_RW | leaf)) === leaf);
+}
+export function pmd_protnone(v: bigint): boolean {
+  return (v & (_PAGE_PROTNONE | _PAGE_PRESENT)) === _PAGE_PROTNONE;
+}
 
 export function pud_none(v: bigint): boolean {
-  return (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
+  return v === 0n || (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
 }
 export function pud_leaf(v: bigint): boolean {
   return (v & _PAGE_PSE) !== 0n;
 }
+export function pud_pfn_mask(v: bigint): bigint {
+  return pud_leaf(v) ? PHYSICAL_PUD_PAGE_MASK : PTE_PFN_MASK;
+}
 export function pud_flags(v: bigint): bigint {
-  return v & ~(pud_leaf(v) ? PHYSICAL_PUD_PAGE_MASK : PTE_PFN_MASK);
+  return v & ~pud_pfn_mask(v);
+}
+export function pud_pfn(v: bigint): number {
+  return frame(v ^ protnone_mask(v), pud_pfn_mask(v));
 }
 export function pud_present(v: bigint): boolean {
   return (v & _PAGE_PRESENT) !== 0n;
@@ -120,16 +188,50 @@ export function pud_present(v: bigint): boolean {
 export function pud_bad(v: bigint): boolean {
   return (pud_flags(v) & ~(_KERNPG_TABLE | _PAGE_USER)) !== 0n;
 }
+export function pud_write(v: bigint): boolean {
+  return (v & _PAGE_RW) !== 0n;
+}
 
 export function p4d_none(v: bigint): boolean {
-  return (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
+  return v === 0n || (v & ~_PAGE_KNL_ERRATUM_MASK) === 0n;
 }
 export function p4d_present(v: bigint): boolean {
   return (v & _PAGE_PRESENT) !== 0n;
 }
+/** No CPU has pages of 512 GiB. */
+export function p4d_leaf(_v: bigint): boolean {
+  return false;
+}
+export function p4d_flags(v: bigint): bigint {
+  return v & PTE_FLAGS_MASK;
+}
+export function p4d_pfn(v: bigint): number {
+  return frame(v, PTE_PFN_MASK);
+}
 /** With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION built in, NX is tolerated too; kfault's kernel has it built in. */
 export function p4d_bad(v: bigint): boolean {
-  return (v & ~PTE_PFN_MASK & ~(_KERNPG_TABLE | _PAGE_USER | _PAGE_NX)) !== 0n;
+  return (p4d_flags(v) & ~(_KERNPG_TABLE | _PAGE_USER | _PAGE_NX)) !== 0n;
+}
+
+// With four levels the PGD is folded into the P4D: its own checks always pass.
+/** @param l5 pgtable_l5_enabled() */
+export function pgd_none(v: bigint, l5 = false): boolean {
+  return l5 && v === 0n;
+}
+export function pgd_present(v: bigint, l5 = false): boolean {
+  return !l5 || (v & _PAGE_PRESENT) !== 0n;
+}
+export function pgd_bad(v: bigint, l5 = false): boolean {
+  return l5 && (pgd_flags(v) & ~(_PAGE_USER | _PAGE_NX)) !== _KERNPG_TABLE;
+}
+export function pgd_leaf(_v: bigint): boolean {
+  return false;
+}
+export function pgd_flags(v: bigint): bigint {
+  return v & PTE_FLAGS_MASK;
+}
+export function pgd_pfn(v: bigint): number {
+  return frame(v, PTE_PFN_MASK);
 }
 
 /** Physical address of the table a non-leaf entry points to. */
@@ -137,69 +239,52 @@ export function tablePa(v: bigint): number {
   return Number(v & PTE_PFN_MASK);
 }
 
-/** Index of `va` in a table of `level`. */
-export function tableIndex(level: LevelName, va: bigint): number {
+/**
+ * Index of `va` in a table of `level`.
+ * @param l5 pgtable_l5_enabled(); without it PGD and P4D are the same table
+ */
+export function tableIndex(level: LevelName, va: bigint, l5 = false): number {
+  return Number((va >> shiftOf(level, l5)) & (PTRS_PER_PTE - 1n));
+}
+
+function shiftOf(level: LevelName, l5: boolean): bigint {
   switch (level) {
     case 'pgd':
+      return l5 ? PGDIR_SHIFT_L5 : P4D_SHIFT;
     case 'p4d':
-      return Number((va >> 39n) & 511n);
+      return P4D_SHIFT;
     case 'pud':
-      return Number((va >> 30n) & 511n);
+      return PUD_SHIFT;
     case 'pmd':
-      return Number((va >> 21n) & 511n);
+      return PMD_SHIFT;
     case 'pte':
-      return Number((va >> 12n) & 511n);
+      return PAGE_SHIFT;
   }
 }
 
 /** Physical address of the entry for `va` in the table at physical `table`: pgd_offset_pgd() and friends. */
-export function entryPa(level: LevelName, table: number, va: bigint): number {
-  return table + 8 * tableIndex(level, va);
+export function entryPa(level: LevelName, table: number, va: bigint, l5 = false): number {
+  return table + 8 * tableIndex(level, va, l5);
 }
 
-/** An entry found by lookup_address(). */
-export interface LookedUp {
-  readonly level: 'p4d' | 'pud' | 'pmd' | 'pte';
-  readonly ptep: Ptep;
-  readonly entry: bigint;
-  /** NX of any table entry above. */
-  readonly nx: boolean;
-  /** The root entry. */
-  readonly pgd: bigint;
+/** With four levels the PGD entry itself; else the entry in the table to which the PGD entry points. */
+export function p4d_offset(pgdp: Ptep, pgd: bigint, va: bigint, l5 = false): Ptep {
+  return l5 ? entryPa('p4d', tablePa(pgd), va, l5) : pgdp;
 }
 
 /**
- * lookup_address_in_pgd_attr(), arch/x86/mm/pat/set_memory.c: the entry that maps `va`, or the place
- * where it would be. Null where a level above holds nothing, or where a table is not in ram.
- *
- * @param root physical address of the root table
+ * The entry for a frame.
+ * @param supported __supported_pte_mask: without the bits that this CPU lacks (NX, G); they count only in
+ *   entries that hardware reads
  */
-export function lookup_address_in_pgd(here: ThisCpu, root: number, va: bigint): LookedUp | null {
-  const { ram } = here;
-  const pgdp = entryPa('pgd', root, va);
-  if (!ram.contains(pgdp, 8)) return null;
-  const pgd = ram.readU64(pgdp);
-  if (p4d_none(pgd)) return null;
-  if (!p4d_present(pgd)) return { level: 'p4d', ptep: pgdp, entry: pgd, nx: false, pgd };
-  let nx = (pgd & _PAGE_NX) !== 0n;
+export function pfn_pte(pfn: number, prot: bigint, supported = -1n): bigint {
+  const flags = (prot & _PAGE_PRESENT) === 0n ? prot : prot & supported;
+  return framed(BigInt(pfn) << PAGE_SHIFT, PTE_PFN_MASK, flags);
+}
 
-  const pudp = entryPa('pud', tablePa(pgd), va);
-  if (!ram.contains(pudp, 8)) return null;
-  const pud = ram.readU64(pudp);
-  if (pud_none(pud)) return null;
-  if (pud_leaf(pud) || !pud_present(pud)) return { level: 'pud', ptep: pudp, entry: pud, nx, pgd };
-  nx ||= (pud & _PAGE_NX) !== 0n;
-
-  const pmdp = entryPa('pmd', tablePa(pud), va);
-  if (!ram.contains(pmdp, 8)) return null;
-  const pmd = ram.readU64(pmdp);
-  if (pmd_none(pmd)) return null;
-  if (pmd_leaf(pmd) || !pmd_present(pmd)) return { level: 'pmd', ptep: pmdp, entry: pmd, nx, pgd };
-  nx ||= (pmd & _PAGE_NX) !== 0n;
-
-  const ptep = entryPa('pte', tablePa(pmd), va);
-  if (!ram.contains(ptep, 8)) return null;
-  return { level: 'pte', ptep, entry: ram.readU64(ptep), nx, pgd };
+/** The address bits under `mask`, inverted if the flags ask for it, and the flags. */
+function framed(pa: bigint, mask: bigint, flags: bigint): bigint {
+  return ((pa ^ protnone_mask(flags)) & mask) | flags;
 }
 
 class X86Pgtable implements Pgtable {
@@ -208,14 +293,14 @@ class X86Pgtable implements Pgtable {
   readonly PAGE_KERNEL_ROX: bigint;
   readonly PAGE_KERNEL_EXEC: bigint;
   readonly PAGE_LINEAR: bigint;
-  readonly PAGE_SHARED = PAGE_SHARED_EXEC | _PAGE_NX;
+  readonly PAGE_SHARED = PAGE_SHARED;
   readonly PAGE_SHARED_EXEC = PAGE_SHARED_EXEC;
-  readonly PAGE_READONLY = PAGE_READONLY_EXEC | _PAGE_NX;
+  readonly PAGE_READONLY = PAGE_READONLY;
   readonly PAGE_READONLY_EXEC = PAGE_READONLY_EXEC;
 
   readonly pte_none = pte_none;
   readonly pte_present = pte_present;
-  readonly pte_write = pte_write;
+  readonly pte_write: (v: bigint) => boolean = pte_write;
   readonly pte_dirty = pte_dirty;
   readonly pte_mkdirty = pte_mkdirty;
   readonly pte_young = pte_young;
@@ -233,6 +318,9 @@ class X86Pgtable implements Pgtable {
   readonly p4d_present = p4d_present;
   readonly tablePa = tablePa;
 
+  readonly ptep_get_and_clear = ptep_get_and_clear;
+  readonly ptep_try_set = ptep_try_set;
+
   constructor(config: KernelConfig) {
     // __default_kernel_pte_mask: with PTI no kernel entry is global.
     const mask = config.PTI ? ~_PAGE_GLOBAL : -1n;
@@ -244,15 +332,15 @@ class X86Pgtable implements Pgtable {
   }
 
   mk_pte(pa: number, prot: bigint): bigint {
-    return ((BigInt(pa) ^ protnone_mask(prot)) & PTE_PFN_MASK) | prot;
+    return framed(BigInt(pa), PTE_PFN_MASK, prot);
   }
 
   mk_pmd(pa: number, prot: bigint): bigint {
-    return ((BigInt(pa) ^ protnone_mask(prot)) & PHYSICAL_PMD_PAGE_MASK) | large(prot);
+    return framed(BigInt(pa), PHYSICAL_PMD_PAGE_MASK, large(prot));
   }
 
   mk_pud(pa: number, prot: bigint): bigint {
-    return ((BigInt(pa) ^ protnone_mask(prot)) & PHYSICAL_PUD_PAGE_MASK) | large(prot);
+    return framed(BigInt(pa), PHYSICAL_PUD_PAGE_MASK, large(prot));
   }
 
   /** p4d_populate(), pud_populate() and both pmd_populate() give tables of the kernel the user bit as well. */
@@ -276,46 +364,61 @@ class X86Pgtable implements Pgtable {
   set_p4d(here: ThisCpu, p4dp: Ptep, value: bigint): void {
     store(here, 'set_p4d', 'p4d', p4dp, value);
   }
-
-  ptep_get_and_clear(here: ThisCpu, ptep: Ptep): bigint {
-    return store(here, 'ptep_get_and_clear', 'pte', ptep, 0n);
-  }
-
-  ptep_try_set(here: ThisCpu, ptep: Ptep, value: bigint): boolean {
-    const { ram, trace } = here;
-    const old = ram.readU64(ptep);
-    const changed = old === 0n;
-    if (changed) ram.writeU64(ptep, value);
-    if (!trace.listening) return changed;
-    trace.emit({
-      type: 'pte-write',
-      cpu: trace.cpu,
-      by: 'ptep_try_set',
-      level: 'pte',
-      pa: ptep,
-      old,
-      value,
-      changed,
-    });
-    return changed;
-  }
 }
 
-/** protval_4k_2_large(), and the bit that makes the entry a leaf. */
+/** pgprot_4k_2_large(), and the bit that makes the entry a leaf. */
 function large(prot: bigint): bigint {
-  const pat = (prot & _PAGE_PAT) === 0n ? 0n : _PAGE_PAT_LARGE;
-  return (prot & ~(_PAGE_PAT | _PAGE_PAT_LARGE)) | pat | _PAGE_PSE;
+  return protval_4k_2_large(prot) | _PAGE_PSE;
 }
 
-/** One store of 8 bytes; returns what was there. */
+/** One store of 8 bytes; returns what was there. No TLB is flushed. */
 function store(here: ThisCpu, by: string, level: LevelName, pa: Ptep, value: bigint): bigint {
-  const { ram, trace } = here;
+  const { ram } = here;
   const old = ram.readU64(pa);
   ram.writeU64(pa, value);
-  if (trace.listening) {
-    trace.emit({ type: 'pte-write', cpu: trace.cpu, by, level, pa, old, value, changed: true });
-  }
+  report(here, by, level, pa, old, value, true);
   return old;
+}
+
+function report(
+  { trace }: ThisCpu,
+  by: string,
+  level: LevelName,
+  pa: Ptep,
+  old: bigint,
+  value: bigint,
+  changed: boolean,
+): void {
+  if (!trace.listening) return;
+  trace.emit({ type: 'pte-write', cpu: trace.cpu, by, level, pa, old, value, changed });
+}
+
+/** set_ptes() of one entry. `mm` and `addr` are for the page-table check and not taken. */
+export function set_pte_at(here: ThisCpu, ptep: Ptep, value: bigint): void {
+  store(here, 'set_pte_at', 'pte', ptep, value);
+}
+
+export function pte_clear(here: ThisCpu, ptep: Ptep): void {
+  store(here, 'pte_clear', 'pte', ptep, 0n);
+}
+
+/** Exchanges the whole word for 0, stray A and D included. */
+export function ptep_get_and_clear(here: ThisCpu, ptep: Ptep): bigint {
+  return store(here, 'ptep_get_and_clear', 'pte', ptep, 0n);
+}
+
+export function ptep_set_wrprotect(here: ThisCpu, ptep: Ptep): void {
+  store(here, 'ptep_set_wrprotect', 'pte', ptep, pte_wrprotect(here.ram.readU64(ptep)));
+}
+
+/** Narrower than pte_none(): a word with a stray A or D stays. */
+export function ptep_try_set(here: ThisCpu, ptep: Ptep, value: bigint): boolean {
+  const { ram } = here;
+  const old = ram.readU64(ptep);
+  const changed = old === 0n;
+  if (changed) ram.writeU64(ptep, value);
+  report(here, 'ptep_try_set', 'pte', ptep, old, value, changed);
+  return changed;
 }
 
 /** The page-table format of a kernel built with `config`. */

@@ -11,7 +11,7 @@ import { set_task_stack_end_magic, VMALLOC_END, VMALLOC_START } from './stack-gu
 export const layout: AddressLayout = {
   physBase: 0,
   directMap: 0xffff_8880_0000_0000n,
-  vmalloc: { start: VMALLOC_START, end: VMALLOC_END },
+  vmalloc: { start: VMALLOC_START, end: VMALLOC_END + 1n },
   text: { start: 0xffff_ffff_8100_0000n, end: 0xffff_ffff_c000_0000n },
   modules: { start: 0xffff_ffff_c000_0000n, end: 0xffff_ffff_ff00_0000n },
   // The JIT's images live among the modules.
@@ -52,13 +52,17 @@ export function setupCpu(here: ThisCpu, mm: mm_struct): void {
   flushAll(here, 'setupCpu');
 }
 
-/** load_new_mm_cr3(): the new tables and an empty TLB; PCID is not used. */
+/** load_new_mm_cr3(): the new tables, and of the TLB only global translations; PCID is not used. */
 export function switch_mm(here: ThisCpu, mm: mm_struct | null): void {
-  here.cpu.write('cr3', BigInt((mm ?? here.kernel.init_mm).pgd));
+  const { cpu, trace } = here;
+  cpu.write('cr3', BigInt((mm ?? here.kernel.init_mm).pgd));
   here.mmu.refresh();
-  flushAll(here, 'switch_mm');
+  cpu.flushTlb();
+  mmuOf(here).loadedCr3();
+  trace.emit({ type: 'tlb-flush', cpu: trace.cpu, va: null, by: 'switch_mm' });
 }
 
+/** After control registers were written that change what a translation means: global ones go too. */
 function flushAll(here: ThisCpu, by: string): void {
   const { cpu, mmu, trace } = here;
   cpu.flushTlb();

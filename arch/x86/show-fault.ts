@@ -9,10 +9,9 @@ import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_ALERT, KERN_CRIT, KERN_EMERG, KERN_INFO, SIGKILL } from '../kernel.js';
 import { __die, oops_begin, oops_end, show_opcodes } from './dumpstack.js';
+import { lookup_address_in_pgd } from './lookup-address.js';
 import {
-  _PAGE_USER,
   entryPa,
-  lookup_address_in_pgd,
   p4d_present,
   pmd_leaf,
   pmd_present,
@@ -22,6 +21,7 @@ import {
   pud_present,
   tablePa,
 } from './pgtable.js';
+import { _PAGE_USER } from './pgtable-types.js';
 import type { X86PtRegs } from './regs.js';
 import {
   X86_PF_INSTR,

@@ -7,8 +7,8 @@ import { machineOf } from './machine.js';
 import { mmuOf } from './mmu.js';
 
 export const VMALLOC_START = 0xffff_c900_0000_0000n;
-/** Exclusive. */
-export const VMALLOC_END = 0xffff_e900_0000_0000n;
+/** The last byte: the kernel compares it as if it were behind that. */
+export const VMALLOC_END = 0xffff_e8ff_ffff_ffffn;
 
 /** struct stack_info, as far as printed. */
 export interface stack_info {

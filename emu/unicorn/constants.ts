@@ -7,6 +7,9 @@ export const UC_MODE_64 = 8;
 
 export const UC_ERR_OK = 0;
 export const UC_ERR_INSN_INVALID = 10;
+export const UC_ERR_WRITE_PROT = 12;
+export const UC_ERR_READ_PROT = 13;
+export const UC_ERR_FETCH_PROT = 14;
 export const UC_ERR_EXCEPTION = 21;
 
 export const UC_PROT_READ = 1;
@@ -28,10 +31,13 @@ export const UC_CTL_TLB_FLUSH = write(11, 0);
 export const UC_CTL_TLB_TYPE = write(12, 1);
 export const UC_CTL_TCG_BUFFER_SIZE = write(13, 1);
 
+export const UC_TLB_CPU = 0;
 export const UC_TLB_VIRTUAL = 1;
 
 /** Broadwell: the first model with SMAP, so that STAC/CLAC exist and AC separates TLB entries. */
 export const UC_CPU_X86_BROADWELL = 20;
+/** Icelake-Server: it has protection keys and five-level paging as well. */
+export const UC_CPU_X86_ICELAKE_SERVER = 26;
 /** Everything the emulator has: LSE atomics and PAN among it. */
 export const UC_CPU_ARM64_MAX = 3;
 

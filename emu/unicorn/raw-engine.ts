@@ -31,6 +31,7 @@ import {
   UC_MODE_64,
   UC_MODE_ARM,
   UC_PROT_ALL,
+  type UC_TLB_CPU,
   UC_TLB_VIRTUAL,
 } from './constants.js';
 
@@ -44,6 +45,14 @@ export const ENGINE_WINDOW = 2048;
 
 /** Registers and privilege of an engine, in the library's own form. */
 export type SavedContext = NativeBuffer;
+
+/** Where an engine differs from those that run guest code of machines. */
+export interface EngineOptions {
+  /** The library's number of the CPU model. */
+  readonly model?: number;
+  /** Whose translations: UC_TLB_VIRTUAL asks a hook, UC_TLB_CPU walks tables. */
+  readonly tlb?: typeof UC_TLB_VIRTUAL | typeof UC_TLB_CPU;
+}
 
 export class RawEngine {
   readonly handle: Address;
@@ -62,8 +71,11 @@ export class RawEngine {
     readonly bindings: Bindings,
     isa: Isa,
     regions: readonly { readonly pa: number; readonly bytes: Uint8Array }[],
+    options: EngineOptions = {},
   ) {
     const b = bindings;
+    const { model = isa === 'x86-64' ? UC_CPU_X86_BROADWELL : UC_CPU_ARM64_MAX, tlb = UC_TLB_VIRTUAL } =
+      options;
     const opened =
       isa === 'x86-64'
         ? b.uc_open(UC_ARCH_X86, UC_MODE_64, this.scratch.address)
@@ -72,10 +84,8 @@ export class RawEngine {
     this.handle = Number(this.scratch.view.getBigUint64(0, true));
     try {
       // Model and page size are only taken before anything initialises the engine.
-      if (isa === 'x86-64') {
-        this.check(b.uc_ctl(this.handle, UC_CTL_CPU_MODEL, 'int', UC_CPU_X86_BROADWELL), 'CPU model');
-      } else {
-        this.check(b.uc_ctl(this.handle, UC_CTL_CPU_MODEL, 'int', UC_CPU_ARM64_MAX), 'CPU model');
+      this.check(b.uc_ctl(this.handle, UC_CTL_CPU_MODEL, 'int', model), 'CPU model');
+      if (isa === 'arm64') {
         this.check(b.uc_ctl(this.handle, UC_CTL_UC_PAGE_SIZE, 'uint32_t', 4096), 'page size');
       }
       this.check(b.uc_ctl(this.handle, UC_CTL_TCG_BUFFER_SIZE, 'uint32_t', TCG_BUFFER), 'code buffer');
@@ -84,7 +94,7 @@ export class RawEngine {
         this.check(rc, `mapping ${bytes.length} bytes of memory at physical 0x${pa.toString(16)}`);
         this.mapped.push(bytes);
       }
-      this.check(b.uc_ctl(this.handle, UC_CTL_TLB_TYPE, 'int', UC_TLB_VIRTUAL), 'virtual TLB');
+      this.check(b.uc_ctl(this.handle, UC_CTL_TLB_TYPE, 'int', tlb), 'kind of TLB');
     } catch (error) {
       this.close();
       throw error;

@@ -47,6 +47,9 @@ interface LiveRun {
   length: number;
 }
 
+/** From here on it is faster to copy a run as a whole. */
+const LONG_RUN = 4;
+
 /** A value that has to be moved between a structure and its place in `values`. */
 interface Structured {
   readonly index: number;
@@ -70,6 +73,9 @@ export class NativeRegisterSet implements RegisterSet {
   private readonly narrow: { readonly index: number; readonly bytes: 2 | 4 }[] = [];
   private readonly structured: Structured[] = [];
   private readonly lives: LiveRun[] = [];
+  /** Long runs are copied as such; the others as 32-bit words, two indices each: in `words`, in the state. */
+  private readonly runs: readonly LiveRun[];
+  private readonly singles: Int32Array;
   private readonly specialReads: Special[] = [];
   private readonly specialWrites: Special[] = [];
   private readonly reads: Batch;
@@ -91,6 +97,14 @@ export class NativeRegisterSet implements RegisterSet {
     this.names.forEach((name, index) => {
       this.addRegister(name, index, values + index * 8);
     });
+    this.runs = this.lives.filter(({ length }) => length > LONG_RUN);
+    this.singles = Int32Array.from(
+      this.lives
+        .filter(({ length }) => length <= LONG_RUN)
+        .flatMap(({ to, from, length }) =>
+          Array.from({ length: length * 2 }, (_, i) => [to * 2 + i, from * 2 + i]).flat(),
+        ),
+    );
   }
 
   private addRegister(name: string, index: number, address: number): void {
@@ -148,12 +162,12 @@ export class NativeRegisterSet implements RegisterSet {
     if (this.lives.length > 0) {
       const { live } = this.file;
       live.refresh();
-      for (const { to, from, length } of this.lives) {
-        if (length > 4) {
-          this.values.set(live.quads.subarray(from, from + length), to);
-          continue;
-        }
-        for (let i = 0; i < length * 2; i++) words[to * 2 + i] = live.words[from * 2 + i] ?? 0;
+      const { singles } = this;
+      for (let i = 0; i < singles.length; i += 2) {
+        words[singles[i] ?? 0] = live.words[singles[i + 1] ?? 0] ?? 0;
+      }
+      for (const { to, from, length } of this.runs) {
+        this.values.set(live.quads.subarray(from, from + length), to);
       }
     }
     for (const { index, bytes } of this.narrow) {

@@ -1,4 +1,4 @@
-/** The same bare loop through the Python binding that the engine's own wheel carries. */
+/** The Python binding that the engine's own wheel carries, for the same bare loops. */
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,11 +8,8 @@ import { WHEEL_NAME } from '../scripts/installed.js';
 import { packageRoot } from '../scripts/setup-engine.js';
 import { readWheel } from '../scripts/wheel.js';
 
-/** The script is not compiled: it stays where its source is. */
-const SCRIPT = join('bench', 'miss_restart.py');
-
 /** The binding, unpacked for one run of the benchmarks. */
-export class PythonLoop {
+export class PythonBinding {
   private constructor(
     readonly folder: string,
     readonly engineFolder: string,
@@ -23,7 +20,7 @@ export class PythonLoop {
    * @param library the engine's library
    * @returns null when there is no wheel (the library came by KFAULT_UNICORN)
    */
-  static async unpack(library: string): Promise<PythonLoop | null> {
+  static async unpack(library: string): Promise<PythonBinding | null> {
     const engineFolder = dirname(library);
     let wheel: Buffer;
     try {
@@ -38,15 +35,21 @@ export class PythonLoop {
       await mkdir(dirname(path), { recursive: true });
       await writeFile(path, member.bytes());
     }
-    return new PythonLoop(folder, engineFolder);
+    return new PythonBinding(folder, engineFolder);
   }
 
-  /** Nanoseconds per round. */
-  async measure(): Promise<number> {
+  /**
+   * Runs a script of this folder, which measures for so many seconds; the number that it prints. Scripts
+   * are not compiled: they stay where their source is.
+   */
+  async measure(script: string, args: readonly string[], seconds: number): Promise<number> {
     const python = process.env.PYTHON ?? 'python3';
     const env = { ...process.env, PYTHONPATH: this.folder, LIBUNICORN_PATH: this.engineFolder };
-    const { stdout } = await promisify(execFile)(python, [join(packageRoot(), SCRIPT)], { env });
-    return Number(stdout);
+    const path = join(packageRoot(), 'bench', script);
+    const { stdout } = await promisify(execFile)(python, [path, ...args, String(seconds)], { env });
+    const value = Number(stdout);
+    if (!(value > 0)) throw new Error(`${script} printed no number: ${stdout}`);
+    return value;
   }
 
   async remove(): Promise<void> {

@@ -1,0 +1,39 @@
+/** What `kfault run` does for each fixture: read, check, build the machine, run, compare, free. */
+import type { Engine } from '../emu/cpu.js';
+import { type LoadResult, loadFixture, parseFixture } from '../vector/load.js';
+import { runFixture } from '../vector/run-fixture.js';
+import { Source } from '../vector/source.js';
+import type { Subject } from './subject.js';
+
+/** A fixture in a file, or its text. */
+export type FixtureOrigin = { readonly file: string } | { readonly text: string };
+
+export class FixtureRun implements Subject {
+  readonly rounds = 1;
+  readonly #engine: Engine;
+  readonly #origin: FixtureOrigin;
+
+  constructor(engine: Engine, origin: FixtureOrigin) {
+    this.#engine = engine;
+    this.#origin = origin;
+  }
+
+  async run(): Promise<void> {
+    const loaded = this.#load();
+    if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
+    const { status, failures } = await runFixture(loaded.fixture, this.#engine);
+    if (status !== 'passed') throw new Error(`${status}: ${failures.map(({ where }) => where).join(', ')}`);
+  }
+
+  #load(): LoadResult {
+    const origin = this.#origin;
+    return 'file' in origin ? loadFixture(origin.file) : parseFixture(new Source('small.yaml', origin.text));
+  }
+
+  reset(): void {
+    // Each run has a machine of its own.
+  }
+  close(): void {
+    // Nothing is kept here.
+  }
+}

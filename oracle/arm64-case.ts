@@ -1,0 +1,162 @@
+/** Questions for arm64 MMUs, and kfault's and the engine's answers. */
+import { Arm64Mmu } from '../arch/arm64/mmu.js';
+import { pageOf, toSigned } from '../emu/address.js';
+import { ACCESS_FETCH, accessType } from '../emu/cpu.js';
+import { NO_EVENTS } from '../emu/events.js';
+import { Trace } from '../emu/path.js';
+import { Ram } from '../emu/ram.js';
+import type { UnicornLibrary } from '../emu/unicorn/library.js';
+import { OwnArm64Mmu } from '../emu/unicorn/own-mmu-arm64.js';
+import { ACCESSES, type Case, coveredBy, type Ours, permOf, Tables, type Theirs } from './case.js';
+import { ControlCpu } from './control-cpu.js';
+
+export interface Arm64Case extends Case {
+  readonly ttbr0: bigint;
+  readonly ttbr1: bigint;
+  readonly tcr: bigint;
+  readonly sctlr: bigint;
+  /** With the rights of EL0. */
+  readonly unprivileged: boolean;
+  /** By LDTR or STTR of EL1 rather than by EL0. */
+  readonly ldtr: boolean;
+  readonly pan: boolean;
+}
+
+export const ARM64_RAM_BASE = 0x4000_0000;
+export const ARM64_RAM_SIZE = 4 << 20;
+/** Where tables are. */
+export const ARM64_TABLES = ARM64_RAM_BASE + 0x10000;
+export const ARM64_TABLE_PAGES = 14;
+
+const PSTATE_EL1H = 5n;
+const PSTATE_PAN = 1n << 22n;
+const FSC = 0x3f;
+/** The fault status of an access that translated to where nothing is. */
+const FSC_EXTABT = 0x10;
+
+export const bit = (position: number): bigint => 1n << BigInt(position);
+export const TCR_HA = bit(39);
+export const TCR_HD = bit(40);
+export const TCR_IPS = 7n << 32n;
+export const TCR_E0PD = bit(55) | bit(56);
+export const SCTLR_M = bit(0);
+export const SCTLR_WXN = bit(19);
+export const SCTLR_EPAN = bit(57);
+
+/** True for an address of TTBR1_EL1. */
+export function isHigh(va: bigint): boolean {
+  return ((va >> 55n) & 1n) === 1n;
+}
+
+/** A flag of TCR_EL1 that each half has: its place for TTBR0, and for TTBR1. */
+export function half(tcr: bigint, va: bigint, low: number, high: number): boolean {
+  return (tcr & bit(isHigh(va) ? high : low)) !== 0n;
+}
+
+/**
+ * The address that an abort reports. A branch drops the tag of its target where the top byte of instruction
+ * addresses is ignored (Arm ARM, D8.8 "Address tagging"; pseudocode AArch64.BranchAddr).
+ */
+function reported({ access, va, tcr }: Arm64Case): bigint {
+  const ignored = half(tcr, va, 37, 38) && !half(tcr, va, 51, 52);
+  if (access !== ACCESS_FETCH || !ignored) return va;
+  return BigInt.asUintN(64, BigInt.asIntN(56, va));
+}
+
+/** The address without its tag: as good for data, and all that there is of it for code. */
+function untagged({ va, tcr }: Arm64Case): bigint {
+  return half(tcr, va, 37, 38) ? BigInt.asUintN(64, BigInt.asIntN(56, va)) : va;
+}
+
+/** kfault's MMU. The same one answers all cases, so that what it remembers of earlier walks is checked, too. */
+export class Arm64Ours {
+  private readonly ram = new Ram(ARM64_RAM_BASE, ARM64_RAM_SIZE);
+  private readonly tables: Tables;
+  private readonly cpu = new ControlCpu();
+  private readonly mmu = new Arm64Mmu(this.ram);
+
+  /** @param spare pages behind the tables that may hold tables, too */
+  constructor(spare = 0) {
+    this.tables = new Tables(this.ram, ARM64_TABLES, (ARM64_TABLE_PAGES + spare) * 4096);
+    this.mmu.attach(this.cpu, new Trace(0, NO_EVENTS));
+  }
+
+  answer(question: Arm64Case): Ours {
+    const { cpu, mmu, tables } = this;
+    const { access, va, unprivileged, pan } = question;
+    tables.load(question.entries);
+    cpu.write('tcr_el1', question.tcr);
+    cpu.write('sctlr_el1', question.sctlr);
+    cpu.write('ttbr0_el1', question.ttbr0);
+    cpu.write('ttbr1_el1', question.ttbr1);
+    cpu.write('pstate', (unprivileged ? 0n : PSTATE_EL1H) | (pan ? PSTATE_PAN : 0n));
+    mmu.user = unprivileged;
+    mmu.refresh();
+
+    const { ok, pa, perms, code, levels } = mmu.translate(va, accessType(access), unprivileged);
+    let flaw = tables.changes().size > 0 ? 'translate() wrote into the tables' : null;
+    const page = toSigned(pageOf(va));
+    const granted = mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
+    // The first fetch is asked for again.
+    const expected = ok && (access === ACCESS_FETCH || (granted & permOf(access)) !== 0);
+    if ((granted !== 0) !== expected) flaw = `translate() says ${ok}, fill() grants ${granted}`;
+    else if (ok && mmu.pa !== pa - (pa % 4096)) {
+      flaw = `translate() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
+    } else if ((granted & ~perms) !== 0) flaw = `fill() grants ${granted}, translate() ${perms}`;
+    return {
+      pa: ok ? pa : null,
+      code,
+      address: ok ? null : reported(question),
+      rights: perms,
+      writes: tables.changes(),
+      levels,
+      granted,
+      flaw,
+    };
+  }
+}
+
+/** The engine's MMU. */
+export class Arm64Theirs {
+  private readonly ram = new Ram(ARM64_RAM_BASE, ARM64_RAM_SIZE);
+  private readonly mmu: OwnArm64Mmu;
+  private readonly tables: Tables;
+
+  constructor(library: UnicornLibrary) {
+    this.mmu = new OwnArm64Mmu(library, this.ram);
+    this.tables = new Tables(this.ram, ARM64_TABLES, ARM64_TABLE_PAGES * 4096);
+  }
+
+  answer(question: Arm64Case): Theirs {
+    const { mmu, ram, tables } = this;
+    const { access, va } = question;
+    tables.load(question.entries);
+    mmu.set(question);
+    const answer = mmu.translate(va, access);
+    const writes = tables.changes();
+    if (!answer.translates) {
+      return {
+        ...{ pa: null, code: answer.code & FSC, address: answer.address, rights: 0, silent: 0 },
+        writes,
+      };
+    }
+    if (!ram.contains(answer.pa)) {
+      // A translation asks nobody whether there is memory. The access would: nothing is, so it aborts.
+      return { ...{ pa: null, code: FSC_EXTABT, address: reported(question), rights: 0, silent: 0 }, writes };
+    }
+    let rights = permOf(access);
+    let silent = rights;
+    for (const other of ACCESSES) {
+      if (other === access) continue;
+      tables.restore();
+      if (!mmu.translates(untagged(question), other)) continue;
+      rights |= permOf(other);
+      if (coveredBy(tables.changes(), writes)) silent |= permOf(other);
+    }
+    return { pa: answer.pa, code: 0, address: null, rights, writes, silent };
+  }
+
+  close(): void {
+    this.mmu.close();
+  }
+}

@@ -1,0 +1,96 @@
+/** Asks another process whether the oracle notices a mutant; that process may hang, and is replaced then. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { copyFileSync, cpSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
+import type { ArchName } from './case.js';
+import type { Target } from './mutant-targets.js';
+import { applyMutant, type Mutant } from './mutate.js';
+
+/** To the child: a build whose walker is to be judged. */
+export interface Question {
+  readonly arch: ArchName;
+  /** The folder of the build. */
+  readonly built: string;
+}
+
+const CHILD = fileURLToPath(new URL('./mutant-child.js', import.meta.url));
+/** Rooms that a walker needs. */
+const ROOMS = ['arch', 'emu', 'oracle'];
+const MILLISECONDS = 20_000;
+
+export class MutantJudge {
+  private child: ChildProcess | null = null;
+  private builds = 0;
+
+  /** @param folder of its own, for builds with mutants in them */
+  constructor(
+    private readonly folder: string,
+    private readonly root: string,
+    private readonly library: string,
+  ) {
+    mkdirSync(folder, { recursive: true });
+    cpSync(join(root, 'package.json'), join(folder, 'package.json'));
+    symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+  }
+
+  /** Does the oracle notice anything about the walker as it is? Then nothing can be said of mutants. */
+  noticesUnchanged(arch: ArchName): Promise<boolean> {
+    return this.judge(arch, () => undefined);
+  }
+
+  notices({ target, source, mutant }: { target: Target; source: string; mutant: Mutant }): Promise<boolean> {
+    return this.judge(target.arch, (built) => {
+      const compiled = join(built, target.file.replace(/\.ts$/, '.js'));
+      const { outputText } = ts.transpileModule(applyMutant(source, mutant), {
+        compilerOptions: { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext },
+      });
+      writeFileSync(compiled, outputText);
+    });
+  }
+
+  private async judge(arch: ArchName, change: (built: string) => void): Promise<boolean> {
+    this.builds += 1;
+    const built = join(this.folder, String(this.builds));
+    for (const room of ROOMS) copyAll(join(this.root, 'dist', room), join(built, room));
+    change(built);
+    try {
+      return await this.ask({ arch, built });
+    } finally {
+      rmSync(built, { recursive: true });
+    }
+  }
+
+  close(): void {
+    this.child?.kill('SIGKILL');
+    this.child = null;
+  }
+
+  /** True also when there is no answer: the walk goes round and round, or the process broke. */
+  private ask(question: Question): Promise<boolean> {
+    this.child ??= fork(CHILD, [this.library], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+    const { child } = this;
+    return new Promise((resolve) => {
+      const done = (noticed: boolean, broken: boolean): void => {
+        clearTimeout(timer);
+        child.removeAllListeners();
+        if (broken) this.close();
+        resolve(noticed);
+      };
+      const timer = setTimeout(() => done(true, true), MILLISECONDS);
+      child.once('message', (noticed) => done(noticed === true, false));
+      child.once('exit', () => done(true, true));
+      child.send(question);
+    });
+  }
+}
+
+/** The same files at another place, so that they are modules of their own there. */
+function copyAll(from: string, to: string): void {
+  mkdirSync(to, { recursive: true });
+  for (const entry of readdirSync(from, { withFileTypes: true })) {
+    if (entry.isDirectory()) copyAll(join(from, entry.name), join(to, entry.name));
+    else if (entry.name.endsWith('.js')) copyFileSync(join(from, entry.name), join(to, entry.name));
+  }
+}

@@ -1,0 +1,72 @@
+/** Which files are mutated, which parts of them, and which tests stand by when the oracle does not notice. */
+import type { ArchName } from './case.js';
+
+export interface Target {
+  readonly arch: ArchName;
+  /** Source, from the package root. */
+  readonly file: string;
+  /** Functions that are left alone, with the reason. */
+  readonly without: Readonly<Record<string, string>>;
+  /** Only these functions; all if left out. */
+  readonly only?: readonly string[];
+}
+
+/** Test files of the walkers, from the package root. */
+export const UNIT_TESTS: Readonly<Record<ArchName, readonly string[]>> = {
+  'x86-64': ['arch/x86/mmu', 'arch/x86/access-model', 'arch/x86/walk'],
+  arm64: ['arch/arm64/mmu', 'arch/arm64/walk'],
+};
+
+/** Results that stand for each other's mistakes. */
+export const CODES: readonly (readonly string[])[] = [
+  ['WALKED', 'NOT_PRESENT', 'RESERVED'],
+  [
+    ...['ALLOWED', 'USER_TO_SUPERVISOR', 'READ_ONLY', 'NO_EXECUTE', 'SMAP_REFUSES', 'SMEP_REFUSES'],
+    'KEY_REFUSES',
+  ],
+  ['PERM_READ', 'PERM_WRITE', 'PERM_EXEC'],
+  [
+    ...['ESR_ELx_FSC_FAULT', 'ESR_ELx_FSC_ACCESS', 'ESR_ELx_FSC_PERM', 'ESR_ELx_FSC_ADDRSZ'],
+    ...['ESR_ELx_FSC_SEA_TTW', 'ESR_ELx_FSC_EXTABT', 'NO_FAULT'],
+  ],
+];
+
+const WORDS = 'makes words, no decision';
+const WAY = 'finds a place to remember a walk at: it changes how long a walk takes, and no result';
+
+export const TARGETS: readonly Target[] = [
+  {
+    arch: 'x86-64',
+    file: 'arch/x86/walk.ts',
+    without: { verdictOf: WORDS, halves: WORDS, levels: WORDS, nameOf: WORDS, decidingLevel: WORDS },
+  },
+  {
+    arch: 'x86-64',
+    file: 'arch/x86/mmu.ts',
+    without: {},
+    only: [
+      'fill',
+      '#usableNow',
+      '#mark',
+      'explain',
+      'isCanonical',
+      'walkable',
+      'pageOffset',
+      'needed',
+      'refresh',
+    ],
+  },
+  {
+    arch: 'arm64',
+    file: 'arch/arm64/walk.ts',
+    without: { placeOf: WAY, levels: WORDS, objection: WORDS },
+  },
+  { arch: 'arm64', file: 'arch/arm64/walk-control.ts', without: {} },
+  { arch: 'arm64', file: 'arch/arm64/walk-rights.ts', without: { objection: WORDS } },
+  {
+    arch: 'arm64',
+    file: 'arch/arm64/mmu.ts',
+    without: {},
+    only: ['fill', '#convert', '#e0pd', '#updateFlags', 'faultOf', '#leafOf', 'translate', 'refresh'],
+  },
+];

@@ -1,0 +1,58 @@
+/** Runs the walkers' tests on a copy of the sources with a mutant in it. */
+import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { runCommand } from '../scripts/command.js';
+import type { ArchName } from './case.js';
+import { type Target, UNIT_TESTS } from './mutant-targets.js';
+import { applyMutant, type Mutant } from './mutate.js';
+
+const ROOMS = ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'];
+const FILES = ['package.json', 'jest.config.js'];
+/** A mutant may loop for ever. */
+const MILLISECONDS = 120_000;
+
+export class TestRunner {
+  private readonly env: NodeJS.ProcessEnv;
+
+  constructor(
+    private readonly folder: string,
+    root: string,
+    library: string,
+  ) {
+    this.env = { ...process.env, KFAULT_UNICORN: library };
+    mkdirSync(folder, { recursive: true });
+    for (const name of [...ROOMS, ...FILES])
+      cpSync(join(root, name), join(folder, name), { recursive: true });
+    symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+  }
+
+  async notices({
+    target,
+    source,
+    mutant,
+  }: {
+    target: Target;
+    source: string;
+    mutant: Mutant;
+  }): Promise<boolean> {
+    const file = join(this.folder, target.file);
+    writeFileSync(file, applyMutant(source, mutant));
+    try {
+      return await this.fails(target.arch);
+    } finally {
+      writeFileSync(file, source);
+    }
+  }
+
+  /** Do the tests fail on the sources as they are in the folder now? */
+  async fails(arch: ArchName): Promise<boolean> {
+    const jest = join('node_modules', 'jest', 'bin', 'jest.js');
+    const options = ['--experimental-vm-modules', '--no-warnings'];
+    const outcome = await runCommand(
+      process.execPath,
+      [...options, jest, '--runInBand', '--bail', ...UNIT_TESTS[arch]],
+      { cwd: this.folder, env: this.env, timeoutMs: MILLISECONDS },
+    );
+    return outcome.kind !== 'exited' || outcome.status !== 0;
+  }
+}

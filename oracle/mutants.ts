@@ -1,0 +1,127 @@
+/**
+ * `npm run mutants`: does anything notice a mistake in a walker? Each mutant of the walkers' sources is
+ * compared with the engine's own MMU; where that notices nothing, the walkers' tests are run on it. Exit
+ * status: 0 all were noticed or are known to change nothing, 1 some were not, 2 it could not be done.
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ensureEngine, packageRoot } from '../scripts/setup-engine.js';
+import { EQUIVALENT } from './equivalent-mutants.js';
+import { MutantJudge } from './mutant-judge.js';
+import { CODES, TARGETS, type Target } from './mutant-targets.js';
+import { TestRunner } from './mutant-tests.js';
+import { type Mutant, mutantsOf } from './mutate.js';
+
+export interface Job {
+  readonly target: Target;
+  readonly source: string;
+  readonly mutant: Mutant;
+}
+
+type Fate = 'oracle' | 'tests' | 'equivalent' | 'survived';
+
+function jobs(root: string): Job[] {
+  return TARGETS.flatMap((target) => {
+    const source = readFileSync(join(root, target.file), 'utf8');
+    const { without, only } = target;
+    const wanted = (where: string): boolean =>
+      !(where in without) && (only === undefined || only.includes(where));
+    return mutantsOf(source, CODES, wanted).map((mutant) => ({ target, source, mutant }));
+  });
+}
+
+function lineOf({ source, mutant }: Job): string {
+  return (source.split('\n')[mutant.line - 1] ?? '').trim();
+}
+
+function isEquivalent(job: Job): boolean {
+  const { file } = job.target;
+  const { where, from, to } = job.mutant;
+  return EQUIVALENT.some(
+    (known) =>
+      known.file === file &&
+      known.where === where &&
+      lineOf(job).includes(known.line) &&
+      (known.changes === undefined || known.changes.includes(`${from} -> ${to}`)),
+  );
+}
+
+/** Hands the jobs out to some workers, one after the other. */
+async function inParallel<W>(
+  workers: readonly W[],
+  all: readonly Job[],
+  work: (worker: W, job: Job) => Promise<void>,
+): Promise<void> {
+  const waiting = [...all];
+  await Promise.all(
+    workers.map(async (worker) => {
+      for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) await work(worker, job);
+    }),
+  );
+}
+
+async function main(): Promise<number> {
+  const log = (line: string): void => {
+    process.stderr.write(`${line}\n`);
+  };
+  const root = packageRoot();
+  const { library } = await ensureEngine({ log });
+  const all = jobs(root);
+  const fates = new Map<Job, Fate>();
+  const folder = mkdtempSync(join(tmpdir(), 'kfault-mutants-'));
+  const hands = Array.from({ length: Math.min(2, availableParallelism()) }, (_, i) =>
+    join(folder, String(i)),
+  );
+  const judges = hands.map((place) => new MutantJudge(join(place, 'built'), root, library));
+  try {
+    for (const arch of new Set(TARGETS.map((target) => target.arch))) {
+      if (await judges[0]?.noticesUnchanged(arch)) {
+        log(`the oracle disagrees with the ${arch} walker as it is: nothing can be said of mutants`);
+        return 2;
+      }
+    }
+    await inParallel(judges, all, async (judge, job) => {
+      if (await judge.notices(job)) fates.set(job, 'oracle');
+      else if (isEquivalent(job)) fates.set(job, 'equivalent');
+    });
+    const left = all.filter((job) => !fates.has(job));
+    log(`${all.length} mutants; the oracle does not notice ${left.length}, which the tests get now`);
+    const runners = hands.map((place) => new TestRunner(join(place, 'sources'), root, library));
+    for (const arch of new Set(left.map(({ target }) => target.arch))) {
+      if (await runners[0]?.fails(arch)) {
+        log(`tests of the ${arch} walker fail as they are: nothing can be said of mutants`);
+        return 2;
+      }
+    }
+    await inParallel(runners, left, async (runner, job) => {
+      fates.set(job, (await runner.notices(job)) ? 'tests' : 'survived');
+    });
+    return report(all, fates);
+  } finally {
+    for (const judge of judges) judge.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function report(all: readonly Job[], fates: ReadonlyMap<Job, Fate>): number {
+  const lines: string[] = [];
+  const survivors = all.filter((job) => fates.get(job) === 'survived');
+  for (const { file } of TARGETS) {
+    const count = (fate: Fate): number =>
+      all.filter((job) => job.target.file === file && fates.get(job) === fate).length;
+    lines.push(
+      `${file}: noticed by the oracle ${count('oracle')}, by the tests ${count('tests')}, change nothing ${count('equivalent')}, survived ${count('survived')}`,
+    );
+  }
+  for (const job of survivors) {
+    const { target, mutant } = job;
+    const text = lineOf(job);
+    const { line, where, from, to } = mutant;
+    lines.push(`${target.file}:${line} ${where}: ${from} -> ${to}    ${text}`);
+  }
+  process.stdout.write(`${lines.join('\n')}\n`);
+  return survivors.length === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();

@@ -1,0 +1,55 @@
+/** The command line of the oracle. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { ArchName } from './case.js';
+
+export interface OracleOptions {
+  readonly seed: number;
+  /** Cases of each architecture. */
+  readonly count: number;
+  readonly arches: readonly ArchName[];
+  readonly json: boolean;
+}
+
+const ARCHES: readonly ArchName[] = ['x86-64', 'arm64'];
+const COUNT = 25_000;
+const MOST_CASES = 100_000_000;
+const LARGEST_SEED = 0xffff_ffff;
+
+/** Throws commander's CommanderError, after a message to `err` or the help to `out`. */
+export function parseOptions(
+  args: readonly string[],
+  output: { out: (text: string) => void; err: (text: string) => void },
+): OracleOptions {
+  const command = new Command('npm run oracle --')
+    .description("Compares kfault's page-table walks with those of the engine's own MMU, on random tables.")
+    .option(
+      '--seed <n>',
+      'which random tables; the same seed gives the same ones',
+      number('seed', 0, LARGEST_SEED),
+      1,
+    )
+    .option('--count <n>', 'cases of each architecture', number('count', 1, MOST_CASES), COUNT)
+    .addOption(new Option('--arch <name>', 'one architecture only').choices(ARCHES))
+    .option('--json', 'print one JSON object (npm run --silent oracle -- --json)', false)
+    .exitOverride()
+    .configureOutput({ writeOut: output.out, writeErr: output.err })
+    .showHelpAfterError('Try: npm run oracle -- --help')
+    .parse([...args], { from: 'user' });
+  const { seed, count, arch, json } = command.opts<{
+    seed: number;
+    count: number;
+    arch?: ArchName;
+    json: boolean;
+  }>();
+  return { seed, count, arches: arch === undefined ? ARCHES : [arch], json };
+}
+
+function number(name: string, least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = /^(0x[0-9a-f]+|[0-9]+)$/i.test(text) ? Number(text) : Number.NaN;
+    if (!(value >= least && value <= most)) {
+      throw new InvalidArgumentError(`A ${name} is a whole number from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
