@@ -24,9 +24,13 @@ export interface Arm64Case extends Case {
 
 export const ARM64_RAM_BASE = 0x4000_0000;
 export const ARM64_RAM_SIZE = 4 << 20;
-/** Where tables are. */
-export const ARM64_TABLES = ARM64_RAM_BASE + 0x10000;
-export const ARM64_TABLE_PAGES = 14;
+const FIRST_TABLE = ARM64_RAM_BASE + 0x10000;
+const TABLES = 14;
+/** Where tables are: the roots first. One is the first page of the ram, and one the last. */
+export const ARM64_TABLES: readonly number[] = Array.from({ length: TABLES }, (_, n) => {
+  if (n === 4) return ARM64_RAM_BASE;
+  return n === 6 ? ARM64_RAM_BASE + ARM64_RAM_SIZE - 4096 : FIRST_TABLE + n * 4096;
+});
 
 const PSTATE_EL1H = 5n;
 const PSTATE_PAN = 1n << 22n;
@@ -75,9 +79,9 @@ export class Arm64Ours {
   private readonly cpu = new ControlCpu();
   private readonly mmu = new Arm64Mmu(this.ram);
 
-  /** @param spare pages behind the tables that may hold tables, too */
-  constructor(spare = 0) {
-    this.tables = new Tables(this.ram, ARM64_TABLES, (ARM64_TABLE_PAGES + spare) * 4096);
+  /** @param spare more pages that may hold tables */
+  constructor(spare: readonly number[] = []) {
+    this.tables = new Tables(this.ram, [...ARM64_TABLES, ...spare]);
     this.mmu.attach(this.cpu, new Trace(0, NO_EVENTS));
   }
 
@@ -95,8 +99,8 @@ export class Arm64Ours {
 
     const { ok, pa, perms, code, levels } = mmu.translate(va, accessType(access), unprivileged);
     let flaw = tables.changes().size > 0 ? 'translate() wrote into the tables' : null;
-    const page = toSigned(pageOf(va));
-    const granted = mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
+    const granted = this.fill(question);
+    const writes = tables.changes();
     // The first fetch is asked for again.
     const expected = ok && (access === ACCESS_FETCH || (granted & permOf(access)) !== 0);
     if ((granted !== 0) !== expected) flaw = `translate() says ${ok}, fill() grants ${granted}`;
@@ -108,11 +112,16 @@ export class Arm64Ours {
       code,
       address: ok ? null : reported(question),
       rights: perms,
-      writes: tables.changes(),
+      writes,
       levels,
       granted,
       flaw,
     };
+  }
+
+  private fill({ va, access }: Arm64Case): number {
+    const page = toSigned(pageOf(va));
+    return this.mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
   }
 }
 
@@ -124,7 +133,7 @@ export class Arm64Theirs {
 
   constructor(library: UnicornLibrary) {
     this.mmu = new OwnArm64Mmu(library, this.ram);
-    this.tables = new Tables(this.ram, ARM64_TABLES, ARM64_TABLE_PAGES * 4096);
+    this.tables = new Tables(this.ram, ARM64_TABLES);
   }
 
   answer(question: Arm64Case): Theirs {

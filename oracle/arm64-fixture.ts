@@ -1,15 +1,6 @@
 /** arm64 questions in the terms of a machine. */
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode } from '../emu/cpu.js';
-import {
-  ARM64_RAM_BASE,
-  ARM64_RAM_SIZE,
-  ARM64_TABLE_PAGES,
-  ARM64_TABLES,
-  type Arm64Case,
-  Arm64Ours,
-  bit,
-  isHigh,
-} from './arm64-case.js';
+import { ARM64_RAM_BASE, ARM64_RAM_SIZE, type Arm64Case, Arm64Ours, bit, isHigh } from './arm64-case.js';
 import type { Scene, Stage } from './fixture.js';
 
 const RET = 'd65f03c0  ret';
@@ -40,8 +31,9 @@ const LOW_SLOT = 0x0000_2a80_0000_0000n;
 /** Bits 47 to 39: 48-bit addresses of the high half have no more of their own. */
 const HIGH_SLOT = 0x0000_4000_0000_0000n;
 const SLOT = 0x0000_ff80_0000_0000n;
-/** Two pages behind the question's tables. */
-const SPARE = ARM64_TABLES + ARM64_TABLE_PAGES * 4096;
+/** Pages that questions leave alone: two for tables above the first one, and one for a root. */
+const SPARE = ARM64_RAM_BASE + 0x8_0000;
+const SPARE_PAGES = [SPARE, SPARE + 4096, SPARE + 2 * 4096];
 
 const ADDRESS = 0x0000_ffff_ffff_f000n;
 const TABLE = 3n;
@@ -115,7 +107,7 @@ export function arm64Scene(original: Arm64Case): Scene | null {
   if (found === null) return null;
   const { question, notes } = found;
   const { access, unprivileged, pan, va, tcr, sctlr } = question;
-  const { pa, code, address: reported } = new Arm64Ours(3).answer(question);
+  const { pa, code, address: reported } = new Arm64Ours(SPARE_PAGES).answer(question);
   const moved = (entry: bigint): bigint => {
     const offset = Number(entry & ADDRESS) - ARM64_RAM_BASE;
     if (offset < 0 || offset >= MACHINE_RAM) return entry;
@@ -135,7 +127,7 @@ export function arm64Scene(original: Arm64Case): Scene | null {
     slot: BigInt.asUintN(48, address) | (isHigh(va) ? 0xffff_0000_0000_0000n : 0n),
     entries: new Map(
       [...question.entries]
-        .filter(([at]) => at < SPARE + 2 * 4096)
+        .filter(([at]) => Math.floor(at / 4096) * 4096 !== SPARE + 2 * 4096)
         .map(([at, entry]) => [at + MOVED, moved(entry)]),
     ),
     registers: {

@@ -3,7 +3,6 @@ import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode } from '../emu
 import {
   ARM64_RAM_BASE,
   ARM64_RAM_SIZE,
-  ARM64_TABLE_PAGES,
   ARM64_TABLES,
   type Arm64Case,
   bit,
@@ -24,8 +23,8 @@ const DBM = bit(51);
 const CONT = bit(52);
 const PXN = bit(53);
 const UXN = bit(54);
-/** AttrIndx, NS, SH, nG, GP, and the bits that are the system's. */
-const IGNORED = 0x8784_0000_0000_0b3cn;
+/** AttrIndx, NS, SH, nG, GP, RES0 bits, and the bits that are the system's. */
+const IGNORED = 0x8787_0000_0000_0b3cn;
 const ADDRESS = 0x0000_ffff_ffff_f000n;
 
 /** Granules, write-back walks, ASIDs of 16 bits: TG1 = 2. */
@@ -34,7 +33,8 @@ const SMALLEST = 16;
 const LARGEST = 39;
 
 const INDICES = [0, 0, 1, 2, 255, 256, 257, 510, 511, 511];
-const pool = (n: number): bigint => BigInt(ARM64_TABLES + n * 4096);
+/** The n-th page of tables. */
+const pool = (n: number): bigint => BigInt(ARM64_TABLES[n] ?? 0);
 
 export class Arm64Generator {
   /** The tables as they were made, and with what became of them. */
@@ -62,10 +62,9 @@ export class Arm64Generator {
 
   private fresh(): Arm64Case {
     const { random } = this;
-    let tcr = TCR | (random.chance(0.7) ? 5n << 32n : BigInt(random.below(6)) << 32n);
+    let tcr = TCR | (random.chance(0.5) ? 5n << 32n : BigInt(random.below(6)) << 32n);
     for (const shift of [0n, 16n]) {
-      const size = random.chance(0.5) ? SMALLEST : SMALLEST + random.below(LARGEST - SMALLEST + 1);
-      tcr |= BigInt(size) << shift;
+      tcr |= this.size() << shift;
     }
     // EPD, TBI, HA, HD, HPD, TBID, E0PD
     for (const [place, chance] of [
@@ -82,8 +81,8 @@ export class Arm64Generator {
       ...([
         [51, 0.3],
         [52, 0.3],
-        [55, 0.05],
-        [56, 0.05],
+        [55, 0.1],
+        [56, 0.1],
       ] as const),
     ]) {
       if (random.chance(chance)) tcr |= bit(place);
@@ -101,7 +100,7 @@ export class Arm64Generator {
       this.lay(entries, draft, va);
     }
     for (let n = random.below(4); n > 0; n--) {
-      const pa = ARM64_TABLES + random.below(ARM64_TABLE_PAGES) * 4096 + random.pick(INDICES) * 8;
+      const pa = random.pick(ARM64_TABLES) + random.pick(INDICES) * 8;
       if (!entries.has(pa)) entries.set(pa, random.bits(64));
     }
     return {
@@ -116,6 +115,14 @@ export class Arm64Generator {
     };
   }
 
+  /** TnSZ: the common one, those at which something changes, any. */
+  private size(): bigint {
+    const { random } = this;
+    if (random.chance(0.5)) return BigInt(SMALLEST);
+    if (random.chance(0.5)) return random.pick([24n, 25n, 29n, 30n, 31n, 32n, 33n, 33n, 34n, 35n, 39n]);
+    return BigInt(SMALLEST + random.below(LARGEST - SMALLEST + 1));
+  }
+
   private change(from: Arm64Case): Arm64Case {
     const { random } = this;
     switch (random.below(16)) {
@@ -124,6 +131,11 @@ export class Arm64Generator {
       case 1:
         return { ...from, tcr: from.tcr ^ bit(random.pick([51, 52, 55, 56])) };
       case 2:
+        if (random.chance(0.2)) {
+          const shift = random.pick([0n, 16n]);
+          return { ...from, tcr: (from.tcr & ~(0x3fn << shift)) | (this.size() << shift) };
+        }
+        if (random.chance(0.3)) return { ...from, ttbr0: bit(random.pick([32, 36, 40, 42, 44])) };
         return { ...from, tcr: (from.tcr & ~TCR_IPS) | (BigInt(random.below(6)) << 32n) };
       case 3:
         return { ...from, sctlr: from.sctlr ^ random.pick([SCTLR_WXN, SCTLR_EPAN]) };
@@ -179,12 +191,14 @@ export class Arm64Generator {
   /** A root table; one of less than 4 KiB may lie anywhere in its page. */
   private root(page: bigint, size: bigint): bigint {
     const { random } = this;
-    if (random.chance(0.01)) return random.bits(48) & ADDRESS;
+    if (random.chance(0.015)) return this.far();
     const top = 64n - size;
     const entries = 1n << (top - 12n - 9n * ((top - 13n) / 9n));
     const bytes = entries * 8n < 64n ? 64n : entries * 8n;
     const places = 4096n / bytes;
-    return page + (places > 1n && random.chance(0.5) ? random.bits(12) % places : 0n) * bytes;
+    // CnP and an ASID.
+    const beside = random.chance(0.2) ? 1n | (random.bits(16) << 48n) : 0n;
+    return beside + page + (places > 1n && random.chance(0.5) ? random.bits(12) % places : 0n) * bytes;
   }
 
   private address(tcr: bigint): bigint {
@@ -220,7 +234,14 @@ export class Arm64Generator {
       case 4:
         return u64(va + random.pick([-0x1000n, 0x1000n, -0x20_0000n, 0x20_0000n, 0x4000_0000n]));
       case 5:
-        return random.pick([0n, 0xffff_ffff_ffffn, 0xffff_0000_0000_0000n, 0xffff_ffff_ffff_ffffn]);
+        return random.pick([
+          0n,
+          0n,
+          0xffff_ffff_ffffn,
+          bit(48),
+          0xffff_0000_0000_0000n,
+          0xffff_ffff_ffff_ffffn,
+        ]);
       case 6:
       case 7:
       case 8:
@@ -241,9 +262,9 @@ export class Arm64Generator {
     const bits = Number(64n - ((isHigh(va) ? tcr >> 16n : tcr) & 0x3fn));
     const first = 4 - Math.ceil((bits - 12) / 9);
     const inHalf = BigInt.asUintN(bits, va);
-    let table = isHigh(va) ? ttbr1 : ttbr0;
+    let table = (isHigh(va) ? ttbr1 : ttbr0) & 0x0000_ffff_ffff_fffen;
     for (let level = first; level <= 3; level++) {
-      if (table < BigInt(ARM64_TABLES) || table >= pool(ARM64_TABLE_PAGES)) return;
+      if (!ARM64_TABLES.includes(Number(table) - (Number(table) % 4096))) return;
       const shift = BigInt(39 - 9 * level);
       const pa = Number(table + ((inHalf >> shift) & 511n) * 8n);
       const known = entries.get(pa);
@@ -258,7 +279,7 @@ export class Arm64Generator {
     const { random } = this;
     const leaf = level === 3 || random.chance(level === 0 ? 0.01 : 0.2);
     let entry = random.chance(0.985) ? VALID : 0n;
-    entry |= random.bits(64) & IGNORED;
+    if (random.chance(0.6)) entry |= random.bits(64) & IGNORED;
     if (!leaf) {
       // NSTable, APTable, UXNTable, PXNTable
       if (random.chance(0.15)) entry |= random.bits(5) << 59n;
@@ -270,7 +291,7 @@ export class Arm64Generator {
     if (random.chance(0.35)) entry |= RDONLY;
     if (random.chance(0.93)) entry |= AF;
     if (random.chance(0.3)) entry |= DBM;
-    if (random.chance(0.05)) entry |= CONT;
+    if (random.chance(level < 3 ? 0.25 : 0.05)) entry |= CONT;
     if (random.chance(0.2)) entry |= PXN;
     if (random.chance(0.2)) entry |= UXN;
     if (random.chance(0.2)) entry |= random.bits(4) << 59n;
@@ -283,16 +304,24 @@ export class Arm64Generator {
   /** A page of tables of a level: mostly one of the two, sometimes any, or none. */
   private table(level: number, first: number): bigint {
     const { random } = this;
-    if (random.chance(0.006)) return random.bits(48) & ADDRESS;
-    if (random.chance(0.04)) return pool(random.below(ARM64_TABLE_PAGES));
+    if (random.chance(0.01)) return this.far();
+    if (random.chance(0.04)) return pool(random.below(ARM64_TABLES.length));
     if (level <= first) return pool(2);
     return pool(2 + (level - 1) * 2 + random.below(2));
+  }
+
+  /** An address outside the ram: anywhere, or just where an output size ends. */
+  private far(): bigint {
+    const { random } = this;
+    if (random.chance(0.4)) return random.bits(48) & ADDRESS;
+    const one = bit(random.chance(0.7) ? random.pick([32, 36, 40, 42, 44]) : 32 + random.below(16));
+    return random.chance(0.5) ? one : one | BigInt(ARM64_RAM_BASE);
   }
 
   /** A page or block: mostly such that its start is in the ram. */
   private frame(bits: number): bigint {
     const { random } = this;
-    if (random.chance(0.03)) return random.bits(48) & ~((1n << BigInt(bits)) - 1n);
+    if (random.chance(0.05)) return this.far() & ~((1n << BigInt(bits)) - 1n);
     const inRam = BigInt(ARM64_RAM_BASE) + (random.bits(32) % BigInt(ARM64_RAM_SIZE));
     return inRam & ~((1n << BigInt(bits)) - 1n);
   }

@@ -102,61 +102,66 @@ export function difference(ours: Answer, theirs: Answer): string | null {
   return null;
 }
 
-/** The part of a ram that holds the tables of one case after the other. */
+/** The pages of a ram that hold the tables of one case after the other. */
 export class Tables {
-  private readonly words: BigUint64Array;
-  private readonly before: BigUint64Array;
-  private readonly pages: readonly { readonly now: Buffer; readonly before: Buffer }[];
+  private readonly pages: readonly TablePage[];
+  private readonly places: ReadonlyMap<number, TablePage>;
   private entries: Entries = new Map();
 
-  /** @param size bytes from `base` on, whole pages; all entries of all cases lie there */
-  constructor(
-    ram: Ram,
-    private readonly base: number,
-    size: number,
-  ) {
-    const start = base - ram.base;
-    const copy = new ArrayBuffer(size);
-    this.words = new BigUint64Array(ram.memory, start, size / 8);
-    this.before = new BigUint64Array(copy);
-    this.pages = Array.from({ length: size / PAGE }, (_, page) => ({
-      now: Buffer.from(ram.memory, start + page * PAGE, PAGE),
-      before: Buffer.from(copy, page * PAGE, PAGE),
-    }));
+  /** @param pages physical addresses of the pages in which all entries of all cases lie */
+  constructor(ram: Ram, pages: readonly number[]) {
+    this.pages = pages.map((pa) => {
+      const before = new ArrayBuffer(PAGE);
+      return {
+        pa,
+        words: new BigUint64Array(ram.memory, pa - ram.base, PAGE / 8),
+        bytes: Buffer.from(ram.memory, pa - ram.base, PAGE),
+        wordsBefore: new BigUint64Array(before),
+        bytesBefore: Buffer.from(before),
+      };
+    });
+    this.places = new Map(this.pages.map((page) => [page.pa, page]));
   }
 
   /** Replaces the tables by these entries. */
   load(entries: Entries): void {
-    for (const pa of this.entries.keys()) this.before[this.index(pa)] = 0n;
-    for (const [pa, value] of entries) this.before[this.index(pa)] = value;
+    for (const pa of this.entries.keys()) this.set(pa, 0n);
+    for (const [pa, value] of entries) this.set(pa, value);
     this.entries = entries;
     this.restore();
   }
 
   /** As after `load`. */
   restore(): void {
-    this.words.set(this.before);
+    for (const { words, wordsBefore } of this.pages) words.set(wordsBefore);
   }
 
   /** Words that are not as `load` left them. */
   changes(): Entries {
     const changed = new Map<number, bigint>();
-    this.pages.forEach(({ now, before }, page) => {
-      if (now.equals(before)) return;
-      const first = (page * PAGE) / 8;
-      for (let index = first; index < first + PAGE / 8; index++) {
-        const value = this.words[index] ?? 0n;
-        if (value !== this.before[index]) changed.set(this.base + index * 8, value);
-      }
-    });
+    for (const { pa, words, bytes, wordsBefore, bytesBefore } of this.pages) {
+      if (bytes.equals(bytesBefore)) continue;
+      words.forEach((value, index) => {
+        if (value !== wordsBefore[index]) changed.set(pa + index * 8, value);
+      });
+    }
     return changed;
   }
 
-  private index(pa: number): number {
-    const index = (pa - this.base) / 8;
-    if (!(index >= 0 && index < this.words.length)) {
+  private set(pa: number, value: bigint): void {
+    const offset = pa % PAGE;
+    const page = this.places.get(pa - offset);
+    if (page === undefined || offset % 8 !== 0) {
       throw new RangeError(`0x${pa.toString(16)} is not among the tables`);
     }
-    return index;
+    page.wordsBefore[offset / 8] = value;
   }
+}
+
+interface TablePage {
+  readonly pa: number;
+  readonly words: BigUint64Array;
+  readonly bytes: Buffer;
+  readonly wordsBefore: BigUint64Array;
+  readonly bytesBefore: Buffer;
 }

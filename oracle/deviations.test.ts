@@ -1,12 +1,12 @@
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, PERM_EXEC, PERM_READ } from '../emu/cpu.js';
 import { libraryPath, openLibrary } from '../emu/unicorn/library.js';
-import { ARM64_TABLES, type Arm64Case, bit } from './arm64-case.js';
+import { ARM64_RAM_BASE, ARM64_RAM_SIZE, ARM64_TABLES, type Arm64Case, bit } from './arm64-case.js';
 import type { Case, Entries, Ours, Theirs } from './case.js';
 import { compare, type Verdict } from './compare.js';
 import { ARM64_DEVIATIONS, X86_DEVIATIONS } from './deviations.js';
 import { arm64Bench, type Bench, x86Bench } from './oracle.js';
-import { CR4_LA57, X86_TABLES, type X86Case } from './x86-case.js';
+import { CR4_LA57, X86_RAM_SIZE, X86_TABLES, type X86Case } from './x86-case.js';
 
 const library = openLibrary(libraryPath());
 const x86 = x86Bench(library);
@@ -30,7 +30,7 @@ const NOTHING: Entries = new Map();
 const NX = 1n << 63n;
 
 describe('deviations of the x86-64 engine', () => {
-  const [root, second, third, last] = [0, 1, 2, 3].map((n) => X86_TABLES + n * 0x1000) as [
+  const [root, second, third, last] = [0, 1, 2, 3].map((n) => X86_TABLES[n]) as [
     number,
     number,
     number,
@@ -50,6 +50,10 @@ describe('deviations of the x86-64 engine', () => {
     expect(names).toEqual(['absent-table']);
     // P and RSVD; the engine says "not present".
     expect([ours.code, theirs.code]).toEqual([9, 0]);
+    // Just behind the ram, and the last page of it.
+    expect(x86.ours(question([[root, BigInt(X86_RAM_SIZE) | 0x27n]])).code).toBe(9);
+    expect(x86.ours(question([[root, BigInt(X86_RAM_SIZE + 0x1000) | 0x27n]])).code).toBe(9);
+    expect(x86.ours(question([[root, BigInt(X86_RAM_SIZE - 0x1000) | 0x27n]])).code).toBe(0);
   });
 
   test('accessed-above-a-fault: the engine sets A in the entries above', () => {
@@ -117,7 +121,7 @@ describe('deviations of the x86-64 engine', () => {
 });
 
 describe('deviations of the arm64 engine', () => {
-  const [root, second, third, last] = [0, 1, 2, 3].map((n) => ARM64_TABLES + n * 0x1000) as [
+  const [root, second, third, last] = [0, 1, 2, 3].map((n) => ARM64_TABLES[n]) as [
     number,
     number,
     number,
@@ -249,6 +253,20 @@ describe('deviations of the arm64 engine', () => {
     const { ours, theirs, names } = both(arm64, withEntries([[root, 0x8000_0003n]]));
     expect(names).toEqual(['absent-table']);
     expect([ours.code, theirs.code]).toEqual([0x15, 5]);
+    // Just behind the ram and just before it, and the pages at its ends.
+    const end = ARM64_RAM_BASE + ARM64_RAM_SIZE;
+    for (const [pa, code] of [
+      [end, 0x15],
+      [end + 0x1000, 0x15],
+      [ARM64_RAM_BASE - 0x1000, 0x15],
+      [end - 0x1000, 5],
+      [ARM64_RAM_BASE, 5],
+    ] as const) {
+      // The first and the last entry of the table.
+      for (const va of [0x123n, 0x7f_c000_0123n]) {
+        expect(arm64.ours(withEntries([[root, BigInt(pa) | 3n]], { va })).code).toBe(code);
+      }
+    }
   });
 
   test('nothing else is explained', () => {

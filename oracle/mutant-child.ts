@@ -12,7 +12,7 @@ import { arm64Bench, type Bench, x86Bench } from './oracle.js';
 import { Random } from './random.js';
 
 const SEED = 1;
-const CASES = 6000;
+const CASES = 8000;
 
 /** Questions of one architecture, with the engine's answers as far as they are known. */
 class Examination<C extends Case> {

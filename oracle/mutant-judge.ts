@@ -1,6 +1,6 @@
 /** Asks another process whether the oracle notices a mutant; that process may hang, and is replaced then. */
 import { type ChildProcess, fork } from 'node:child_process';
-import { copyFileSync, cpSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
@@ -22,44 +22,57 @@ const MILLISECONDS = 20_000;
 
 export class MutantJudge {
   private child: ChildProcess | null = null;
+  /** Where the build is now: modules at another place are other modules. */
+  private built: string;
   private builds = 0;
 
   /** @param folder of its own, for builds with mutants in them */
   constructor(
     private readonly folder: string,
-    private readonly root: string,
+    root: string,
     private readonly library: string,
   ) {
     mkdirSync(folder, { recursive: true });
     cpSync(join(root, 'package.json'), join(folder, 'package.json'));
     symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+    this.built = join(folder, '0');
+    for (const room of ROOMS) cpSync(join(root, 'dist', room), join(this.built, room), { recursive: true });
   }
 
   /** Does the oracle notice anything about the walker as it is? Then nothing can be said of mutants. */
   noticesUnchanged(arch: ArchName): Promise<boolean> {
-    return this.judge(arch, () => undefined);
+    return this.ask({ arch, built: this.move() });
   }
 
-  notices({ target, source, mutant }: { target: Target; source: string; mutant: Mutant }): Promise<boolean> {
-    return this.judge(target.arch, (built) => {
-      const compiled = join(built, target.file.replace(/\.ts$/, '.js'));
-      const { outputText } = ts.transpileModule(applyMutant(source, mutant), {
-        compilerOptions: { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext },
-      });
-      writeFileSync(compiled, outputText);
+  async notices({
+    target,
+    source,
+    mutant,
+  }: {
+    target: Target;
+    source: string;
+    mutant: Mutant;
+  }): Promise<boolean> {
+    const built = this.move();
+    const compiled = join(built, target.file.replace(/\.ts$/, '.js'));
+    const original = readFileSync(compiled);
+    const { outputText } = ts.transpileModule(applyMutant(source, mutant), {
+      compilerOptions: { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext },
     });
+    writeFileSync(compiled, outputText);
+    try {
+      return await this.ask({ arch: target.arch, built });
+    } finally {
+      writeFileSync(compiled, original);
+    }
   }
 
-  private async judge(arch: ArchName, change: (built: string) => void): Promise<boolean> {
+  private move(): string {
     this.builds += 1;
-    const built = join(this.folder, String(this.builds));
-    for (const room of ROOMS) copyAll(join(this.root, 'dist', room), join(built, room));
-    change(built);
-    try {
-      return await this.ask({ arch, built });
-    } finally {
-      rmSync(built, { recursive: true });
-    }
+    const next = join(this.folder, String(this.builds));
+    renameSync(this.built, next);
+    this.built = next;
+    return next;
   }
 
   close(): void {
@@ -83,14 +96,5 @@ export class MutantJudge {
       child.once('exit', () => done(true, true));
       child.send(question);
     });
-  }
-}
-
-/** The same files at another place, so that they are modules of their own there. */
-function copyAll(from: string, to: string): void {
-  mkdirSync(to, { recursive: true });
-  for (const entry of readdirSync(from, { withFileTypes: true })) {
-    if (entry.isDirectory()) copyAll(join(from, entry.name), join(to, entry.name));
-    else if (entry.name.endsWith('.js')) copyFileSync(join(from, entry.name), join(to, entry.name));
   }
 }

@@ -45,6 +45,18 @@ describe('mutants', () => {
     expect(mutated(body).sort()).toEqual(expected);
   });
 
+  test('a constant of the file has a name', () => {
+    const [mutant] = mutantsOf('export const BIT = 1 << 5;', CODES, (where) => where === 'BIT');
+    expect(mutant).toMatchObject({ where: 'BIT', from: '5', to: '6' });
+  });
+
+  test('fallbacks, first values of fields and messages are left alone', () => {
+    expect(mutated('return a[i] ?? 0;')).toEqual([]);
+    expect(mutated('return (a[i & 3] ?? 0) & 1;')).toHaveLength(4);
+    expect(mutantsOf('class C { x = 5; }', CODES, () => true)).toEqual([]);
+    expect(mutated(`throw new Error(\`0x\${x.toString(16)}\`);`)).toEqual([]);
+  });
+
   test('types and imports are left alone, and so are functions that nobody wants', () => {
     const source =
       "import { a } from 'b';\ntype T = 0 | 1;\nclass C { #x(): 5 { return 5; } y(): void { f(1); } }";

@@ -8,7 +8,7 @@ import ts from 'typescript';
 export interface Mutant {
   /** From 1 on. */
   readonly line: number;
-  /** The function or method it is in. */
+  /** The function, method or constant it is in. */
   readonly where: string;
   /** What stood there, and what stands there now. */
   readonly from: string;
@@ -39,7 +39,7 @@ const SHIFTS: ReadonlySet<ts.SyntaxKind> = new Set([
   ts.SyntaxKind.GreaterThanGreaterThanGreaterThanToken,
 ]);
 
-/** All mutants of a file that are in one of the functions wanted, or in a constant of the file. */
+/** All mutants of a file that are in one of the functions, methods and constants wanted. */
 export function mutantsOf(
   source: string,
   codes: readonly (readonly string[])[],
@@ -55,6 +55,10 @@ export function mutantsOf(
     // Types, imports and the numbers of array elements decide nothing.
     if (ts.isTypeNode(node) || ts.isImportDeclaration(node) || ts.isInterfaceDeclaration(node)) return;
     if (ts.isTypeAliasDeclaration(node)) return;
+    // Words for people.
+    if (ts.isTemplateExpression(node)) return;
+    // What a field holds before it is first written is read by nobody.
+    if (ts.isPropertyDeclaration(node)) return;
     const inside = nameOf(node) ?? where;
     const add = (at: ts.Node, to: string): void => {
       const start = at.getStart(file);
@@ -62,6 +66,12 @@ export function mutantsOf(
       const from = source.slice(start, at.end);
       if (wanted(inside)) mutants.push({ line: line + 1, where: inside, from, to, start, end: at.end });
     };
+    if (ts.isBinaryExpression(node) && node.operatorToken.kind === ts.SyntaxKind.QuestionQuestionToken) {
+      // What follows `??` is for the compiler: the index is in range.
+      visit(node.left, inside);
+      if (!ts.isNumericLiteral(node.right) && !ts.isBigIntLiteral(node.right)) visit(node.right, inside);
+      return;
+    }
     if (ts.isBinaryExpression(node)) {
       for (const to of OTHER_OPERATORS.get(node.operatorToken.kind) ?? []) add(node.operatorToken, to);
     } else if (ts.isNumericLiteral(node) || ts.isBigIntLiteral(node)) {
@@ -89,6 +99,9 @@ export function applyMutant(source: string, { start, end, to }: Mutant): string 
 
 function nameOf(node: ts.Node): string | null {
   if (ts.isConstructorDeclaration(node)) return 'constructor';
+  // A constant of the file.
+  if (ts.isVariableDeclaration(node) && ts.isSourceFile(node.parent.parent.parent))
+    return node.name.getText();
   const isNamed =
     ts.isFunctionDeclaration(node) || ts.isMethodDeclaration(node) || ts.isGetAccessorDeclaration(node);
   return isNamed && node.name !== undefined ? node.name.getText() : null;

@@ -2,7 +2,7 @@
 
 import { NOT_CANONICAL, X86Mmu } from '../arch/x86/mmu.js';
 import { pageOf, toSigned } from '../emu/address.js';
-import { accessType } from '../emu/cpu.js';
+import { ACCESS_FETCH, accessType } from '../emu/cpu.js';
 import { NO_EVENTS } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
@@ -25,9 +25,13 @@ export interface X86Case extends Case {
 
 export const X86_MAXPHYADDR = OWN_MAXPHYADDR;
 export const X86_RAM_SIZE = 1 << 20;
-/** Where tables are. */
-export const X86_TABLES = 0x10000;
-export const X86_TABLE_PAGES = 14;
+const FIRST_TABLE = 0x10000;
+const TABLES = 14;
+/** Where tables are: the root first. One is the first page of the ram, and one the last. */
+export const X86_TABLES: readonly number[] = Array.from({ length: TABLES }, (_, n) => {
+  if (n === 3) return 0;
+  return n === 5 ? X86_RAM_SIZE - 4096 : FIRST_TABLE + n * 4096;
+});
 
 export const CR0_WP = 1n << 16n;
 export const CR4_LA57 = 1n << 12n;
@@ -41,7 +45,7 @@ const EFLAGS_AC = 0x40000n;
 /** kfault's MMU. The same one answers all cases, so that what it remembers of earlier walks is checked, too. */
 export class X86Ours {
   private readonly ram = new Ram(0, X86_RAM_SIZE);
-  private readonly tables = new Tables(this.ram, X86_TABLES, X86_TABLE_PAGES * 4096);
+  private readonly tables = new Tables(this.ram, X86_TABLES);
   private readonly cpu = new ControlCpu();
   private readonly mmu = new X86Mmu(this.ram, X86_MAXPHYADDR);
 
@@ -65,22 +69,34 @@ export class X86Ours {
 
     const { ok, pa, perms, code, levels } = mmu.explain(va, accessType(access), user, ac);
     let flaw = tables.changes().size > 0 ? 'explain() wrote into the tables' : null;
-    const page = toSigned(pageOf(va));
-    const granted = mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
+    const granted = this.fill(question);
+    const writes = tables.changes();
     if (((granted & permOf(access)) !== 0) !== ok) flaw = `explain() says ${ok}, fill() grants ${granted}`;
     else if (ok && mmu.pa !== pa - (pa % 4096)) {
       flaw = `explain() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
     } else if ((granted & ~perms) !== 0) flaw = `fill() grants ${granted}, explain() ${perms}`;
+    if (access === ACCESS_FETCH && user) {
+      // The first fetch after an iretq: nobody has told the MMU.
+      tables.restore();
+      mmu.user = false;
+      const again = this.fill(question);
+      if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first fetch of user mode`;
+    }
     return {
       pa: ok ? pa : null,
       code,
       address: ok || code === NOT_CANONICAL ? null : va,
       rights: perms,
-      writes: tables.changes(),
+      writes,
       levels,
       granted,
       flaw,
     };
+  }
+
+  private fill({ va, access }: X86Case): number {
+    const page = toSigned(pageOf(va));
+    return this.mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
   }
 }
 
@@ -92,7 +108,7 @@ export class X86Theirs {
 
   constructor(library: UnicornLibrary) {
     this.mmu = new OwnX86Mmu(library, this.ram);
-    this.tables = new Tables(this.ram, X86_TABLES, X86_TABLE_PAGES * 4096);
+    this.tables = new Tables(this.ram, X86_TABLES);
   }
 
   answer(question: X86Case): Theirs {

@@ -7,7 +7,6 @@ import {
   EFER_NXE,
   X86_MAXPHYADDR,
   X86_RAM_SIZE,
-  X86_TABLE_PAGES,
   X86_TABLES,
   type X86Case,
   X86Ours,
@@ -60,9 +59,8 @@ export function expressible(question: X86Case): { question: X86Case; notes: stri
   let { cr3, cr4, efer, entries, va } = question;
   if ((cr4 & CR4_LA57) !== 0n) {
     const top = entries.get(Number(cr3 & ADDRESS) + Number((va >> 48n) & 511n) * 8) ?? 0n;
-    const table = Number(top & ADDRESS);
-    const followed = (top & (PRESENT | PS)) === PRESENT && (top & ADDRESS) < BigInt(X86_RAM_SIZE);
-    if (!followed || table < X86_TABLES || table >= X86_TABLES + X86_TABLE_PAGES * 4096) return null;
+    const followed = (top & (PRESENT | PS)) === PRESENT;
+    if (!followed || !X86_TABLES.includes(Number(top & ADDRESS))) return null;
     notes.push(`Five levels were asked about; a machine has four. The PML5E was 0x${top.toString(16)}.`);
     cr3 = top & ADDRESS;
     va = BigInt.asUintN(64, BigInt.asIntN(48, va));

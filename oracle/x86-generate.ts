@@ -12,10 +12,11 @@ import {
   levelsOf,
   X86_MAXPHYADDR,
   X86_RAM_SIZE,
-  X86_TABLE_PAGES,
   X86_TABLES,
   type X86Case,
 } from './x86-case.js';
+
+const SWITCHES = [CR4_SMEP, CR4_SMAP, CR4_PKE];
 
 const CR0 = 0x8004_0033n;
 /** PAE, PGE, OSFXSR. */
@@ -38,8 +39,8 @@ const SOFT_HIGH = 0x7fn << 52n;
 
 /** Indices that addresses are made of: the ends of tables and of halves, and others. */
 const INDICES = [0, 0, 1, 2, 255, 256, 257, 510, 511, 511];
-/** Physical addresses of a table level's pages: two of each, so that ways part and meet. */
-const pool = (n: number): bigint => BigInt(X86_TABLES + n * 4096);
+/** The n-th page of tables. */
+const pool = (n: number): bigint => BigInt(X86_TABLES[n] ?? 0);
 
 export class X86Generator {
   /** The tables as they were made, and with what became of them. */
@@ -76,13 +77,13 @@ export class X86Generator {
       this.lay(entries, root, levels, va);
     }
     for (let n = random.below(4); n > 0; n--) {
-      const pa = X86_TABLES + random.below(X86_TABLE_PAGES) * 4096 + random.pick(INDICES) * 8;
+      const pa = random.pick(X86_TABLES) + random.pick(INDICES) * 8;
       if (!entries.has(pa)) entries.set(pa, random.bits(64));
     }
     return {
       entries,
       cr0: random.chance(0.75) ? CR0 | CR0_WP : CR0,
-      cr3: random.chance(0.99) ? root | (random.bits(2) << 3n) : random.bits(52) & ~0xfffn,
+      cr3: random.chance(0.99) ? root | random.bits(12) : random.bits(52) & ~0xfffn,
       cr4:
         CR4 |
         (levels === 5 ? CR4_LA57 : 0n) |
@@ -104,9 +105,10 @@ export class X86Generator {
       case 0:
         return { ...from, cr0: from.cr0 ^ CR0_WP };
       case 1:
-        return { ...from, cr4: from.cr4 ^ random.pick([CR4_SMEP, CR4_SMAP, CR4_PKE]) };
+        return { ...from, cr4: from.cr4 ^ random.pick([...SWITCHES, ...SWITCHES, CR4_LA57]) };
       case 2:
-        return { ...from, efer: from.efer ^ (random.chance(0.3) ? EFER_NXE : 0n) };
+        if (random.chance(0.1)) return { ...from, efer: from.efer ^ EFER_NXE, cr4: from.cr4 ^ CR4_LA57 };
+        return { ...from, efer: from.efer ^ (random.chance(0.4) ? EFER_NXE : 0n) };
       case 3:
         return { ...from, pkru: this.pkru() };
       case 4:
@@ -114,7 +116,7 @@ export class X86Generator {
       case 5:
         return random.chance(0.7)
           ? { ...from, ac: !from.ac }
-          : { ...from, cr3: pool(random.below(X86_TABLE_PAGES)) };
+          : { ...from, cr3: pool(random.below(X86_TABLES.length)) };
       case 6:
       case 7:
       case 8:
@@ -179,7 +181,8 @@ export class X86Generator {
     const u64 = (value: bigint): bigint => BigInt.asUintN(64, value);
     switch (random.below(40)) {
       case 0:
-        return va ^ (1n << BigInt(random.below(64)));
+        // The bits about the ends of 48 and 57, or any.
+        return va ^ (1n << (random.chance(0.5) ? random.pick([46n, 47n, 55n, 56n, 63n]) : random.bits(6)));
       case 1:
         // Other halves, other holes: the address with other bits above.
         return u64((va & ((1n << 47n) - 1n)) | (random.bits(17) << 47n));
@@ -215,7 +218,7 @@ export class X86Generator {
       entries.set(pa, entry);
       if (level > 1 && (entry & PS) !== 0n) return;
       table = entry & 0x000f_ffff_ffff_f000n;
-      if (table < BigInt(X86_TABLES) || table >= pool(X86_TABLE_PAGES)) return;
+      if (!X86_TABLES.includes(Number(table))) return;
     }
   }
 
@@ -229,7 +232,7 @@ export class X86Generator {
     if (random.chance(0.5)) entry |= A;
     if (random.chance(0.4)) entry |= D;
     if (random.chance(upper ? 0.05 : 0.25)) entry |= NX;
-    entry |= random.bits(64) & IGNORED;
+    if (random.chance(0.6)) entry |= random.bits(64) & IGNORED;
     if (random.chance(0.5)) entry |= random.bits(64) & (random.chance(0.5) ? PKEY : SOFT_HIGH);
     if (random.chance(0.012)) entry |= 1n << BigInt(X86_MAXPHYADDR + random.below(52 - X86_MAXPHYADDR));
     if (level === 1) {
@@ -248,7 +251,7 @@ export class X86Generator {
   private table(level: number, levels: 4 | 5): bigint {
     const { random } = this;
     if (random.chance(0.006)) return BigInt(X86_RAM_SIZE) + (random.bits(X86_MAXPHYADDR) & ~0xf_ffffn);
-    if (random.chance(0.04)) return pool(random.below(X86_TABLE_PAGES));
+    if (random.chance(0.04)) return pool(random.below(X86_TABLES.length));
     return pool(1 + (levels - level - 1) * 2 + random.below(2));
   }
 
