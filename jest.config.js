@@ -1,6 +1,8 @@
 /** Tests run as native ES modules, so that what is tested is what ships. */
 export default {
   testEnvironment: 'node',
+  // Some tests run every fixture, and the computer may be busy: what hangs is still found.
+  testTimeout: 60_000,
   globalSetup: '<rootDir>/scripts/jest-global-setup.js',
   reporters: ['default', '<rootDir>/scripts/jest-report.js'],
   roots: ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'].map(

@@ -59,6 +59,8 @@ export interface Mmu extends TlbFiller {
   pin(va: bigint): boolean;
   /** Forgets pinned pages: one, or all with null. Part of every TLB flush of this CPU. */
   unpin(va: bigint | null): void;
+  /** The host has written to memory that may hold code. Absent where no translation depends on code. */
+  codeChanged?(): void;
 }
 
 /** Physical address of a table entry: what a `pte_t *` is. */
@@ -163,6 +165,15 @@ export interface HandlerFrame {
   readonly offset: number;
 }
 
+/** How guest code calls a kernel function whose body is host code. */
+export interface HostCall {
+  /** A whole function: it makes its frame, stops with kind `halt`, and returns. */
+  readonly code: Uint8Array;
+  /** Where pc is, in bytes from the start, when it has stopped: the host takes over there. */
+  readonly resumeAt: number;
+  readonly argumentRegisters: readonly string[];
+}
+
 /** How an exception ended. */
 export type Resumption =
   | {
@@ -191,6 +202,11 @@ export interface Arch {
   createMmu(ram: Ram, config: KernelConfig): Mmu & { attach(cpu: Cpu, trace: Trace): void };
   /** Brings a CPU into the state it has after boot: control registers, segments, mode. */
   setupCpu(here: ThisCpu, mm: mm_struct): void;
+  /** Protection of the pages of a user mapping (VM_* bits); private ones that may be written begin read-only. */
+  vm_get_page_prot(pgtable: Pgtable, vm_flags: number, pkey: number): bigint;
+  /** The entry of a page that no reference counts belong to, e.g. the zero page. */
+  pte_mkspecial(entry: bigint): bigint;
+  pte_mkyoung(entry: bigint): bigint;
   /** Switches the user half (x86: CR3, arm64: TTBR0) to `mm`, or to the kernel's own with null. */
   switch_mm(here: ThisCpu, mm: mm_struct | null): void;
 
@@ -204,6 +220,19 @@ export interface Arch {
   prepareCall(here: ThisCpu, pc: bigint, stackTop: bigint): void;
   /** The same for user code at `pc`; enters user mode. */
   prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void;
+
+  /**
+   * show_stack() of the code that runs, for dump_stack() in a panic that no report came before; null where
+   * it is not modelled, and then the dump is left out.
+   */
+  readonly show_stack: ((here: ThisCpu, level: number) => void) | null;
+  /** local_irq_disable() in the kernel code that prepareCall() has prepared. */
+  disableInterrupts(here: ThisCpu): void;
+  /**
+   * What is printed at the end of panic(), behind its title: the other CPUs, and the panic notifiers. One
+   * record each.
+   */
+  panicNotifierLines(here: ThisCpu): readonly { readonly level: number; readonly text: string }[];
 
   /**
    * Turns an engine stop into the exception hardware would raise, pushes its frame onto the kernel
@@ -240,6 +269,22 @@ export interface Arch {
 
   /** mm/kfence needs it: protects or unprotects one page of the pool. */
   kfence_protect_page(here: ThisCpu, addr: bigint, protect: boolean): boolean;
+  /**
+   * Maps the pool by single pages. False when it cannot be.
+   * @param newTable a zeroed page for a table, or null when there is none
+   */
+  arch_kfence_init_pool(here: ThisCpu, pool: bigint, size: number, newTable: () => number | null): boolean;
+
+  /** Visits the address of `regs` and the return addresses behind it while the visitor says true. */
+  arch_stack_walk(here: ThisCpu, regs: pt_regs, visit: (addr: bigint) => boolean): void;
+  /** Prints registers and the trace that they begin. */
+  show_regs(here: ThisCpu, regs: pt_regs): void;
+  /** BUG() in host code: `site` is `file:line`, `at` what %pS says about the place. */
+  die_bug(here: ThisCpu, site: string, at: string): never;
+  readonly hostCall: HostCall;
+  /** The registers as they are now, without an exception. Give them back with `releaseRegs`. */
+  captureRegs(here: ThisCpu): pt_regs;
+  releaseRegs(here: ThisCpu): void;
 
   /** Exception-table entry bytes for an instruction, as the kernel's macros and the JIT pack them. */
   packExtable(entry: ExtableSpec, at: bigint): Uint8Array;

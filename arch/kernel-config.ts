@@ -23,8 +23,42 @@ export interface KernelConfig {
   /** arm64: hardware update of the access flag (TCR_EL1.HA) and of the dirty state (HD). */
   readonly HA: boolean;
   readonly HD: boolean;
+  /** x86: protection keys of user pages (CR4.PKE), a feature of the CPU and used by the kernel. */
+  readonly PKE: boolean;
+  /** arm64: CONFIG_ARM64_SW_TTBR0_PAN in use; only without hardware PAN. */
+  readonly SW_TTBR0_PAN: boolean;
+  /** arm64: FEAT_E0PD used by the kernel (TCR_EL1.E0PD1): EL0 cannot walk the kernel's half. */
+  readonly E0PD: boolean;
+  /** CONFIG_KASAN (generic), as far as reports of faults show it. */
+  readonly KASAN: boolean;
+  /** debug_pagealloc is on, as far as reports of faults show it. */
+  readonly DEBUG_PAGEALLOC: boolean;
+  /** CONFIG_MODULES: off means no line with modules. */
+  readonly MODULES: boolean;
   readonly SMP: boolean;
+  /** x86: the boot parameter vsyscall=. */
+  readonly vsyscall: 'emulate' | 'xonly' | 'none';
+  /** Boot parameter no_hash_pointers: %p prints the pointer. */
+  readonly no_hash_pointers: boolean;
+  /** Sysctl debug.exception-trace; null is the architecture's default (x86 on, arm64 off). */
+  readonly show_unhandled_signals: boolean | null;
   readonly panic_on_oops: boolean;
+  /** Sysctls kernel.panic_on_warn and kernel.warn_limit (0 is no limit). */
+  readonly panic_on_warn: boolean;
+  readonly warn_limit: number;
+  /** Boot parameters init_on_alloc and init_on_free. */
+  readonly init_on_alloc: boolean;
+  readonly init_on_free: boolean;
+  /** Sysctl kernel.panic in seconds; 0 stays in panic(). */
+  readonly panic_timeout: number;
+  /** Sysctl kernel.oops_limit; 0 is no limit. */
+  readonly oops_limit: number;
+  /** What the line with modules lists: name and taint letters, e.g. `OE`. */
+  readonly modules: readonly { readonly name: string; readonly flags: string }[];
+  /** Letters of the taint flags that are set at boot, e.g. `OE`. */
+  readonly taint: string;
+  /** What reports call the hardware; null is the architecture's default. */
+  readonly hardware: string | null;
   /** utsname release and the first word of version, as the CPU line prints them. */
   readonly release: string;
   readonly version: string;
@@ -45,8 +79,26 @@ export const DEFAULT_CONFIG: KernelConfig = {
   SMEP: true,
   HA: false,
   HD: false,
+  PKE: false,
+  SW_TTBR0_PAN: false,
+  E0PD: false,
+  KASAN: false,
+  DEBUG_PAGEALLOC: false,
+  MODULES: true,
   SMP: true,
+  vsyscall: 'xonly',
+  no_hash_pointers: false,
+  show_unhandled_signals: null,
   panic_on_oops: false,
+  panic_on_warn: false,
+  warn_limit: 0,
+  init_on_alloc: false,
+  init_on_free: false,
+  panic_timeout: 0,
+  oops_limit: 10000,
+  modules: [],
+  taint: '',
+  hardware: null,
   release: '7.1.0-rc5',
   version: '#1',
   preempt: 'PREEMPT(full)',

@@ -51,6 +51,8 @@ export interface vm_area_struct {
   readonly vm_start: bigint;
   readonly vm_end: bigint;
   vm_flags: number;
+  /** vma_pkey(): x86 protection key, 0 to 15. */
+  readonly pkey: number;
 }
 
 /** FAULT_FLAG_* and VM_FAULT_*, include/linux/mm_types.h. */
@@ -65,6 +67,7 @@ export const FAULT_FLAG_VMA_LOCK = 0x1000;
 export const FAULT_FLAG_DEFAULT = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE | FAULT_FLAG_INTERRUPTIBLE;
 export const VM_FAULT_OOM = 0x1;
 export const VM_FAULT_SIGBUS = 0x2;
+export const VM_FAULT_MAJOR = 0x4;
 export const VM_FAULT_HWPOISON = 0x10;
 export const VM_FAULT_HWPOISON_LARGE = 0x20;
 export const VM_FAULT_SIGSEGV = 0x40;
@@ -96,6 +99,8 @@ export interface task_struct {
   /** Depth of interrupt context; 0 is task context. */
   in_interrupt: number;
   preempt_count: number;
+  /** signal_pending() and fatal_signal_pending(): `fatal` is both. */
+  signal_pending: 'none' | 'signal' | 'fatal';
 }
 
 /** Saved registers: the part that common code reads. Each architecture extends it with its field names. */
@@ -127,6 +132,8 @@ export interface Kernel {
   readonly init_mm: mm_struct;
   /** arm64: physical address of a page of zeros that stands in TTBR0 while no user tables may be used. */
   readonly reserved_pg_dir?: number;
+  /** num_online_cpus(); 1 if left out. */
+  readonly num_online_cpus?: number;
   /** die counter since boot, as `[#%d]` prints it; the first oops makes it 1. */
   die_counter: number;
 
@@ -148,8 +155,17 @@ export interface Kernel {
   panic(here: ThisCpu, text: string): never;
   /** WARN with its banner. `at` is what %pS prints for the place, `site` is `file:line`. */
   warn(here: ThisCpu, site: string, at: string, text: string | null): void;
+  /** notify_die(): true when a notifier says NOTIFY_STOP. Nobody is registered here: a decision that says no. */
+  notify_die(here: ThisCpu, event: string): Delegate<boolean>;
+  /** %p: the pointer hashed, or as it is with no_hash_pointers. 16 digits, no prefix. */
+  hashed_pointer(address: bigint): string;
   /** True the first time it is called with `site` since boot (WARN_ONCE and friends). */
   once(site: string): boolean;
+  /**
+   * lib/ratelimit.c: may a message be printed? At most 10 in 5 seconds for each `state`; what was not printed is
+   * counted, and told in the name of `func` when a new interval begins.
+   */
+  ___ratelimit(here: ThisCpu, state: string, func: string): boolean;
 
   /** %pS */
   sprint_symbol(address: bigint): string;
@@ -163,13 +179,20 @@ export interface Kernel {
   /** search_exception_tables(): kernel, then modules, then BPF. */
   search_exception_tables(address: bigint): ExtableHit | null;
 
-  /** mm/mmap_lock.c */
+  /**
+   * mm/mmap_lock.c; null when there is no VMA at the address, or it cannot be locked without the mmap lock.
+   * What it returns is given back with vma_end_read().
+   */
+  lock_vma_under_rcu(here: ThisCpu, mm: mm_struct, address: bigint): Delegate<vm_area_struct | null>;
+  vma_end_read(here: ThisCpu, vma: vm_area_struct): void;
+  /** mm/mmap_lock.c; what it returns is given back with mmap_read_unlock(). */
   lock_mm_and_find_vma(
     here: ThisCpu,
     mm: mm_struct,
     address: bigint,
     regs: pt_regs,
   ): Delegate<vm_area_struct | null>;
+  mmap_read_unlock(here: ThisCpu, mm: mm_struct): void;
   /** mm/memory.c; returns VM_FAULT_* bits. */
   handle_mm_fault(
     here: ThisCpu,
@@ -178,6 +201,12 @@ export interface Kernel {
     flags: number,
     regs: pt_regs,
   ): Delegate<number>;
+
+  /** mm/tlb.c and its kin: drops translations of [start, end), or all of them, from every CPU. */
+  flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void;
+  flush_tlb_all(here: ThisCpu): void;
+  /** kernel/panic.c: panics when a warning is to be the end, `origin` having warned. */
+  check_panic_on_warn(here: ThisCpu, origin: string): void;
 
   /** mm/kfence/core.c */
   kfence_handle_page_fault(here: ThisCpu, addr: bigint, is_write: boolean, regs: pt_regs): Delegate<boolean>;

@@ -7,28 +7,42 @@ import type { ExtableHit, Kernel, mm_struct, pt_regs, task_struct, vm_area_struc
 import type { KernelConfig } from '../arch/kernel-config.js';
 import type { BpfEnv } from '../bpf/env.js';
 import { type BpfHooks, bpfHooks } from '../bpf/kernel_hooks.js';
-import type { Delegate } from '../emu/path.js';
+import type { Delegate, Path } from '../emu/path.js';
+import { Clock } from '../kernel/clock.js';
 import { dump_stack_print_info, print_modules } from '../kernel/dump_stack.js';
 import { ExceptionTables } from '../kernel/extable.js';
 import type { Kallsyms } from '../kernel/kallsyms.js';
 import { Panic } from '../kernel/panic.js';
 import { ConsoleLog } from '../kernel/printk.js';
+import { Ratelimits } from '../kernel/ratelimit.js';
+import { isTaintLetter } from '../kernel/taint.js';
+import { pointer_string, ptr_to_id } from '../kernel/vsprintf.js';
 import { UserMemory } from '../mm/fault.js';
-import { Kfence } from '../mm/kfence/core.js';
+import { kfence_handle_page_fault } from '../mm/kfence/core.js';
+import { kfence_check_all_canary } from '../mm/kfence/init.js';
+import { Kfence, type KfenceOptions } from '../mm/kfence/state.js';
 import type { Memory } from '../mm/memory.js';
+import { Slab } from '../mm/slab.js';
+import { flush_tlb_all, flush_tlb_kernel_range } from '../mm/tlb.js';
 
 /** The services of one machine. */
 export class BootedKernel implements Kernel {
-  readonly console = new ConsoleLog();
+  /** Time since boot; stands still unless somebody advances it. */
+  readonly clock = new Clock();
+  readonly console = new ConsoleLog(this.clock);
+  readonly #ratelimits = new Ratelimits(this.clock);
   readonly extables: ExceptionTables;
-  readonly kfence = new Kfence();
+  readonly kfence: Kfence;
+  readonly slab: Slab;
   readonly init_mm: mm_struct;
   readonly reserved_pg_dir: number;
+  num_online_cpus = 1;
   readonly bpf_arena_handle_page_fault: BpfHooks['bpf_arena_handle_page_fault'];
   readonly bpf_prog_report_arena_violation: BpfHooks['bpf_prog_report_arena_violation'];
   readonly is_bpf_text_address: BpfHooks['is_bpf_text_address'];
   /** User address spaces as faults see them. */
   readonly userMemory: UserMemory;
+  readonly memory: Memory;
   readonly #panic: Panic;
 
   constructor(
@@ -36,11 +50,18 @@ export class BootedKernel implements Kernel {
     readonly config: KernelConfig,
     readonly kallsyms: Kallsyms,
     bpf: BpfEnv,
+    kfence: KfenceOptions | null = null,
   ) {
+    this.memory = memory;
+    const { clock } = this;
+    const kallsyms_lookup_name = (name: string): bigint => kallsyms.kallsyms_lookup_name(name);
+    this.kfence = new Kfence({ memory, clock, init: config, kallsyms_lookup_name }, kfence);
+    this.slab = new Slab(memory, this.kfence, config);
     this.userMemory = new UserMemory(memory);
     this.init_mm = memory.init_mm;
     this.extables = new ExceptionTables(memory.ram);
-    this.#panic = new Panic(this.console, { irqs_disabled: (here) => here.arch.irqs_disabled(here) });
+    this.#panic = new Panic(this.console, bootTaint(config));
+    this.#panic.panic_notifier_list.push((here) => kfence_check_all_canary(here, this.kfence));
     const reserved = memory.pages.takeFrame('reserved_pg_dir');
     if (reserved === null) throw new RangeError('the ram is full: no page for reserved_pg_dir');
     this.reserved_pg_dir = reserved;
@@ -50,6 +71,10 @@ export class BootedKernel implements Kernel {
     this.is_bpf_text_address = hooks.is_bpf_text_address;
   }
 
+  /** True behind a panic: nothing runs on the machine any more. */
+  get panicked(): boolean {
+    return this.#panic.panicked;
+  }
   get die_counter(): number {
     return this.#panic.die_counter;
   }
@@ -70,7 +95,7 @@ export class BootedKernel implements Kernel {
     return this.#panic.taints.print_tainted_verbose();
   }
   dump_stack_print_info(here: ThisCpu, level: number): void {
-    dump_stack_print_info(here, level, here.arch.hardwareName);
+    dump_stack_print_info(here, level);
   }
   print_modules(here: ThisCpu): void {
     print_modules(here);
@@ -87,6 +112,9 @@ export class BootedKernel implements Kernel {
   once(site: string): boolean {
     return this.#panic.once(site);
   }
+  ___ratelimit(here: ThisCpu, state: string, func: string): boolean {
+    return this.#ratelimits.___ratelimit(here, state, func);
+  }
 
   sprint_symbol(address: bigint): string {
     return this.kallsyms.sprint_symbol(address);
@@ -101,6 +129,22 @@ export class BootedKernel implements Kernel {
     return this.extables.search_exception_tables(address);
   }
 
+  *notify_die(here: ThisCpu, event: string): Path<boolean> {
+    return yield* here.trace.decide('notify_die', `a notifier stops ${event}`, false);
+  }
+  hashed_pointer(address: bigint): string {
+    return this.config.no_hash_pointers ? pointer_string(address) : ptr_to_id(address);
+  }
+
+  lock_vma_under_rcu(here: ThisCpu, mm: mm_struct, address: bigint): Delegate<vm_area_struct | null> {
+    return this.userMemory.lock_vma_under_rcu(here, mm, address);
+  }
+  vma_end_read(_here: ThisCpu, vma: vm_area_struct): void {
+    this.userMemory.vma_end_read(vma);
+  }
+  mmap_read_unlock(_here: ThisCpu, mm: mm_struct): void {
+    this.userMemory.mmap_read_unlock(mm);
+  }
   lock_mm_and_find_vma(
     here: ThisCpu,
     mm: mm_struct,
@@ -120,7 +164,16 @@ export class BootedKernel implements Kernel {
   }
 
   kfence_handle_page_fault(here: ThisCpu, addr: bigint, is_write: boolean, regs: pt_regs): Delegate<boolean> {
-    return this.kfence.kfence_handle_page_fault(here, addr, is_write, regs);
+    return kfence_handle_page_fault(here, this.kfence, addr, is_write, regs);
+  }
+  flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void {
+    flush_tlb_kernel_range(here, this.memory, start, end);
+  }
+  flush_tlb_all(here: ThisCpu): void {
+    flush_tlb_all(here, this.memory);
+  }
+  check_panic_on_warn(here: ThisCpu, origin: string): void {
+    this.#panic.check_panic_on_warn(here, origin);
   }
 
   /** The task of a CPU before it has one. */
@@ -136,6 +189,13 @@ export class BootedKernel implements Kernel {
       pagefault_disabled: 0,
       in_interrupt: 0,
       preempt_count: 0,
+      signal_pending: 'none',
     };
   }
+}
+
+/** Flags that are set at boot: those asked for, and those that the modules have brought. */
+function bootTaint({ taint, modules }: KernelConfig): string {
+  const letters = `${taint}${modules.map(({ flags }) => flags).join('')}`;
+  return [...letters].filter(isTaintLetter).join('');
 }

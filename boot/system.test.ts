@@ -77,3 +77,19 @@ describe.each([x86, arm64])('a booted $name machine', (arch) => {
     }
   });
 });
+
+test('arm64: LDTR that the host writes over code that has run uses the rights of EL0', () => {
+  const system = System.boot({ arch: arm64, engine, sink: new EventLog() });
+  try {
+    const start = system.textBase('kernel');
+    // ldr x0, [x0]; ret
+    system.loadText({ name: 'read_word', start, code: Buffer.from('000040f9c0035fd6', 'hex') });
+    const registers = new Map([['x0', start]]);
+    expect(drain(system.call(0, start, registers))).toMatchObject({ kind: 'returned' });
+    // ldtr x0, [x0]
+    expect(system.writeVirtual(0, start, Buffer.from('000840f8', 'hex'))).toBe(true);
+    expect(drain(system.call(0, start, registers))).toMatchObject({ kind: 'oops' });
+  } finally {
+    system.close();
+  }
+});

@@ -1,8 +1,8 @@
 /**
  * A booted machine: one architecture, its CPUs over one ram, and the kernel's rooms wired together.
  */
-import type { Arch, ExtableSpec, ThisCpu, VaRange } from '../arch/arch.js';
-import { type mm_struct, PAGE_SIZE, TaskDead } from '../arch/kernel.js';
+import type { Arch, ExtableSpec, KernelFunction, ThisCpu, VaRange } from '../arch/arch.js';
+import { type mm_struct, PAGE_SIZE, TaskDead, type task_struct, VM_SHARED } from '../arch/kernel.js';
 import { DEFAULT_CONFIG, type KernelConfig } from '../arch/kernel-config.js';
 import type { bpf_arena } from '../bpf/arena.js';
 import { BpfEnv } from '../bpf/env.js';
@@ -12,22 +12,36 @@ import type { CpuStop, Engine } from '../emu/cpu.js';
 import { type EventSink, NO_EVENTS, type RunOutcome } from '../emu/events.js';
 import { type Path, Trace } from '../emu/path.js';
 import { type Ram, RamError } from '../emu/ram.js';
-import { DEFAULT_LIMITS, type Guest, type RunLimits, runGuest, type StopResult } from '../emu/run.js';
+import {
+  DEFAULT_LIMITS,
+  type Guest,
+  type RaisedStop,
+  type RunLimits,
+  runGuest,
+  type StopResult,
+} from '../emu/run.js';
 import { EBUSY } from '../kernel/errno.js';
 import { Kallsyms, type KernelSymbol } from '../kernel/kallsyms.js';
-import { createTask } from '../kernel/task.js';
+import { createTask, pidOfCpu } from '../kernel/task.js';
+import { kfenceFunctions } from '../mm/kfence/frames.js';
+import { kfenceBoot } from '../mm/kfence/init.js';
+import type { KfenceOptions } from '../mm/kfence/state.js';
 import { map_kernel_range, map_page } from '../mm/map.js';
 import { Memory } from '../mm/memory.js';
-import { create_mm, mmap_region, type UserMm } from '../mm/mmap.js';
+import { create_mm, mmap_region, type UserMm, type Vma } from '../mm/mmap.js';
 import { alloc_thread_stack, get_vm_area, VM_ALLOC } from '../mm/vmalloc.js';
+import { callHost, type HostFunction, HostFunctions } from './host-functions.js';
 import { readVirtual, writeVirtual } from './host-view.js';
 import { BootedKernel } from './kernel.js';
+import { slabFunctions } from './slab-functions.js';
 import { type TextKind, TextSpace } from './text.js';
 
 export interface TaskOptions {
   readonly comm?: string | undefined;
-  readonly pid?: number | undefined;
+  /** Of CPU 0's task, further CPUs have the next ones; or of each CPU's. */
+  readonly pid?: number | readonly number[] | undefined;
   readonly uid?: number | undefined;
+  readonly signal_pending?: task_struct['signal_pending'] | undefined;
 }
 
 export interface SystemOptions {
@@ -40,9 +54,11 @@ export interface SystemOptions {
   readonly ramBytes?: number | undefined;
   /** 1 to 8. */
   readonly cpus?: number | undefined;
-  /** current of CPU 0; each further CPU has a task of its own with the next pid. */
+  /** current of CPU 0; each further CPU has a task of its own, with the next pid unless there is a list. */
   readonly task?: TaskOptions | undefined;
   readonly limits?: Partial<RunLimits> | undefined;
+  /** KFENCE as it is built and booted; without it, it is off (kfence.sample_interval=0) and has no pool. */
+  readonly kfence?: KfenceOptions | null | undefined;
 }
 
 /** Enough for the tables of a few arenas (8 MiB each) and their pages. */
@@ -56,9 +72,19 @@ export const MAX_CPUS = 8;
  * one function more there moves nothing: the bytes of calls in fixtures stay right.
  */
 const IMAGE_ROOM = 0x10_0000n;
+/** Where those begin that guest code can call. The bytes of these calls are in fixtures, too. */
+const CALLABLE = IMAGE_ROOM / 2n;
 
 /** The task that runs where nobody says which. */
 const DEFAULT_TASK = { comm: 'kfault', pid: 100, uid: 0 };
+
+/** A range of user memory. */
+export interface UserRange {
+  /** VM_* */
+  readonly vm_flags: number;
+  /** x86-64: protection key. */
+  readonly pkey?: number | undefined;
+}
 
 /** Code to be put into text, already assembled for its address. */
 export interface TextSpec {
@@ -79,6 +105,14 @@ export interface ProgramSpec {
   readonly extable?: readonly ExtableSpec[] | undefined;
 }
 
+/** How kernel code starts. */
+export interface CallOptions {
+  /** With interrupts off. */
+  readonly irqs_disabled?: boolean;
+  /** An exception that is reported at the first instruction before it runs. */
+  readonly raised?: RaisedStop | null;
+}
+
 /** A machine with a kernel in it. `close` frees its engines. */
 export class System {
   readonly arch: Arch;
@@ -92,6 +126,7 @@ export class System {
   readonly text: TextSpace;
   readonly #engine: Engine;
   readonly #image: Image;
+  readonly #hostFunctions = new HostFunctions();
   #user: UserMm | null = null;
   #closed = false;
 
@@ -123,9 +158,13 @@ export class System {
       memory: this.memory,
       kallsyms_lookup_name: (name) => kallsyms.kallsyms_lookup_name(name),
     });
-    this.kernel = new BootedKernel(this.memory, this.config, kallsyms, this.bpf);
+    const kfence = this.config.KFENCE ? (options.kfence ?? null) : null;
+    this.kernel = new BootedKernel(this.memory, this.config, kallsyms, this.bpf, kfence);
+    this.kernel.num_online_cpus = count;
     this.text = new TextSpace(this.memory, arch.layout, arch.textFiller);
-    this.#image = placeImage(arch);
+    // Nobody calls the allocators of a machine that was not booted for it.
+    const functions = kfence === null ? [] : slabFunctions(this.kernel.slab);
+    this.#image = placeImage(arch, kfence === null ? [] : [...functions, ...kfenceFunctions]);
 
     const cpus: ThisCpu[] = [];
     this.cpus = cpus;
@@ -133,11 +172,16 @@ export class System {
       for (let id = 0; id < count; id++) cpus.push(this.#createCpu(id, options.engine));
       const boot = this.here();
       this.#mapDirectMap(boot);
+      if (kfence !== null) kfenceBoot(boot, this.kernel.kfence);
       for (const here of cpus) this.#startCpu(here, options.task ?? {});
       for (const symbol of this.#image.symbols) {
         this.kernel.kallsyms.add(symbol);
         // Host code stands in for these functions; their bytes are filler.
         this.text.map(boot, symbol.start, symbol.size);
+        const code = new Uint8Array(symbol.size).fill(arch.textFiller[0] ?? 0);
+        const fn = functions.find(({ name }) => name === symbol.name);
+        if (fn !== undefined) this.#storeHostFunction(boot, fn, symbol.start, code);
+        arch.addUnwindInfo(boot, { name: symbol.name, start: symbol.start, code });
       }
       this.text.reserve('kernel', arch.layout.text.start + IMAGE_ROOM);
     } catch (error) {
@@ -211,11 +255,32 @@ export class System {
     return area.addr;
   }
 
-  /** Maps fresh pages into the address space of CPU 0's task, which is made if need be. */
-  loadUserPages(at: bigint, size: number, vm_flags: number, prot: bigint, owner: string): void {
+  /**
+   * Maps a range of the address space of CPU 0's task, which is made if need be.
+   * @param size bytes, whole pages
+   * @param populate with fresh pages; the task is the only one that has them
+   */
+  loadUserPages(at: bigint, size: number, user: UserRange, owner: string, populate: boolean): Vma {
     const mm = this.userMm();
-    mmap_region(mm, at, size, vm_flags);
+    const { vm_flags, pkey = 0 } = user;
+    const vma = mmap_region(mm, at, size, vm_flags, null, pkey);
+    if (!populate) return vma;
+    vma.anon_vma = true;
+    const prot = this.arch.vm_get_page_prot(this.memory.pgtable, vm_flags | VM_SHARED, pkey);
     this.#mapFresh(this.here(), mm, at, size, prot, owner);
+    return vma;
+  }
+
+  /**
+   * Makes CPU 0's task a kernel thread: it has no address space of its own, and at the most still the
+   * tables of the one that ran before it (`borrow`).
+   */
+  becomeKthread(borrow: boolean): void {
+    const here = this.here();
+    const lent = borrow ? this.userMm() : this.memory.init_mm;
+    here.current.mm = null;
+    here.current.active_mm = lent;
+    this.arch.switch_mm(here, borrow ? lent : null);
   }
 
   /** The address space of the task of CPU 0; made, and switched to, when it is first asked for. */
@@ -236,16 +301,28 @@ export class System {
    * Runs kernel code on the kernel stack of a CPU until it returns or ends otherwise. Registers that are
    * not given are zero, the stack pointer and what the return needs excepted.
    */
-  call(id: number, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+  call(
+    id: number,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    options: CallOptions = {},
+  ): Path<RunOutcome> {
     const here = this.here(id);
     const { stack, stackSize } = here.current;
     this.#clearRegisters(here);
     this.arch.prepareCall(here, pc, stack + BigInt(stackSize));
-    return this.#run(here, pc, registers);
+    if (options.irqs_disabled === true) this.arch.disableInterrupts(here);
+    return this.#run(here, pc, registers, options.raised ?? null);
   }
 
   /** Runs user code in user mode, in the address space of CPU 0's task. `stackTop` is the first sp. */
-  user(id: number, pc: bigint, stackTop: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+  user(
+    id: number,
+    pc: bigint,
+    stackTop: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    raised: RaisedStop | null = null,
+  ): Path<RunOutcome> {
     const here = this.here(id);
     const mm = this.userMm();
     if (here.current.mm !== mm) {
@@ -255,7 +332,7 @@ export class System {
     }
     this.#clearRegisters(here);
     this.arch.prepareUser(here, pc, stackTop);
-    return this.#run(here, pc, registers);
+    return this.#run(here, pc, registers, raised);
   }
 
   /** Memory through the current tables of a CPU, whatever the rights; null when a byte is not mapped. */
@@ -280,12 +357,17 @@ export class System {
     this.#engine.releaseRam(this.ram);
   }
 
-  #run(here: ThisCpu, pc: bigint, registers: ReadonlyMap<string, bigint>): Path<RunOutcome> {
+  #run(
+    here: ThisCpu,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    raised: RaisedStop | null,
+  ): Path<RunOutcome> {
     // From now on frames that nobody owns may have been written to, through the direct map.
     this.memory.pages.exposed = true;
     for (const [name, value] of registers) here.cpu.write(name, u64(value));
     here.mmu.refresh();
-    return runGuest(guestOf(here), pc, this.limits);
+    return runGuest(guestOf(here, this.#hostFunctions), pc, this.limits, raised);
   }
 
   #clearRegisters({ cpu }: ThisCpu): void {
@@ -293,7 +375,10 @@ export class System {
   }
 
   #flushCode(): void {
-    for (const { cpu } of this.cpus) cpu.flushCode();
+    for (const { cpu, mmu } of this.cpus) {
+      cpu.flushCode();
+      mmu.codeChanged?.();
+    }
   }
 
   #mapFresh(here: ThisCpu, mm: mm_struct, start: bigint, size: number, prot: bigint, owner: string): void {
@@ -305,6 +390,13 @@ export class System {
       if (err === -EBUSY) throw new RangeError(`${hex(va)} is mapped already`);
       if (err !== 0) throw new RangeError(`the ram is full: no page for the tables of ${owner}`);
     }
+  }
+
+  /** Guest code can call this function: it stops for the host. */
+  #storeHostFunction(boot: ThisCpu, fn: HostFunction, start: bigint, code: Uint8Array): void {
+    code.set(this.arch.hostCall.code);
+    this.text.store(boot, 'kernel', start, this.arch.hostCall.code);
+    this.#hostFunctions.place(this.arch, fn, start);
   }
 
   #storeExtable(kind: TextKind, va: bigint, entries: readonly ExtableSpec[], range: VaRange | null): void {
@@ -355,12 +447,13 @@ export class System {
     if (stack === null) throw new RamError('the ram is too small for the kernel stacks');
     here.current = createTask({
       comm: task.comm ?? DEFAULT_TASK.comm,
-      pid: (task.pid ?? DEFAULT_TASK.pid) + id,
+      pid: pidOfCpu(task.pid ?? DEFAULT_TASK.pid, id),
       uid: task.uid ?? DEFAULT_TASK.uid,
       mm: null,
       active_mm: this.memory.init_mm,
       stack: stack.stack,
       stackSize: stack.size,
+      signal_pending: task.signal_pending ?? 'none',
     });
     this.arch.setupCpu(here, this.memory.init_mm);
   }
@@ -373,7 +466,7 @@ interface Image {
 }
 
 /** Lays the image out from the start of text. The function of the sentinel has a page of its own. */
-function placeImage(arch: Arch): Image {
+function placeImage(arch: Arch, more: readonly KernelFunction[]): Image {
   const symbols: KernelSymbol[] = [];
   let at = arch.layout.text.start;
   const place = (name: string, size: number): void => {
@@ -386,22 +479,26 @@ function placeImage(arch: Arch): Image {
   place(bottom.name, bottom.size);
   at = alignUp(at, BigInt(PAGE_SIZE));
   for (const { name, size } of arch.kernelFunctions) if (name !== bottom.name) place(name, size);
+  at = arch.layout.text.start + CALLABLE;
+  for (const { name, size } of more) place(name, size);
   return { symbols, sentinel };
 }
 
-function guestOf(here: ThisCpu): Guest {
+function guestOf(here: ThisCpu, functions: HostFunctions): Guest {
   return {
     cpu: here.cpu,
     trace: here.trace,
     pcRegister: here.arch.pcRegister,
-    handleStop: (stop) => handleStop(here, stop),
+    handleStop: (stop) => handleStop(here, functions, stop),
     now: () => performance.now(),
   };
 }
 
 /** What the kernel does not return from, it ends by throwing: that is the end of the run. */
-function* handleStop(here: ThisCpu, stop: CpuStop): Path<StopResult> {
+function* handleStop(here: ThisCpu, functions: HostFunctions, stop: CpuStop): Path<StopResult> {
   try {
+    const called = stop.kind === 'halt' ? functions.at(here.cpu.read(here.arch.pcRegister)) : null;
+    if (called !== null) return yield* callHost(here, called);
     return yield* here.arch.handleStop(here, stop);
   } catch (thrown) {
     if (!(thrown instanceof TaskDead)) throw thrown;

@@ -17,6 +17,9 @@ export const TEXT_ALIGN = 16;
 /** Bytes mapped at a time; region starts are aligned to it. */
 const CHUNK = 4 * PAGE_SIZE;
 
+/** Code never begins at the first byte that is mapped: dumps show what is in front of an instruction (x86: 42 bytes). */
+const BYTES_IN_FRONT = 64n;
+
 /** The text regions of a machine. */
 export class TextSpace {
   readonly #next: Record<TextKind, bigint>;
@@ -43,7 +46,7 @@ export class TextSpace {
 
   /** Puts bytes at an address, mapping the pages they need: executable, read-only. */
   store(here: ThisCpu, kind: TextKind, start: bigint, bytes: Uint8Array): void {
-    this.map(here, start, bytes.length);
+    this.map(here, start - BYTES_IN_FRONT, bytes.length + Number(BYTES_IN_FRONT));
     for (let done = 0; done < bytes.length; ) {
       const va = start + BigInt(done);
       const length = Math.min(bytes.length - done, PAGE_SIZE - Number(va & 0xfffn));

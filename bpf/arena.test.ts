@@ -149,7 +149,7 @@ describe('arena_map_free', () => {
     const machine = new FakeMachine();
     const arena = machine.arena();
     const taken = machine.pagesTaken();
-    arena.vma_list.push({ vma: { vm_start: U, vm_end: U + 0x10000n, vm_flags: 0 }, mmap_count: 1 });
+    arena.vma_list.push({ vma: { vm_start: U, vm_end: U + 0x10000n, vm_flags: 0, pkey: 0 }, mmap_count: 1 });
     machine.run(arena_map_free(machine.here, machine.env, arena.map));
     machine.run(arena_map_free(machine.here, machine.env, arena.map));
     expect(machine.cpu.warnings).toHaveLength(1);

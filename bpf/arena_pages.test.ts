@@ -331,7 +331,7 @@ describe('arena_free_pages', () => {
 
   test('several pages are zapped once, a single one only when user space maps it', () => {
     const b = new Bench();
-    const vma = { vm_start: U, vm_end: at(16), vm_flags: 0 };
+    const vma = { vm_start: U, vm_end: at(16), vm_flags: 0, pkey: 0 };
     b.arena.vma_list.push({ vma, mmap_count: 1 });
     b.alloc(at(0), 5);
     b.free(at(0), 4);

@@ -68,6 +68,11 @@ describe('bad input, one message each and exit status 2, without an engine', () 
       ['run', '-t', '('],
       'kfault: --filter: Invalid regular expression: /(/i: Unterminated group\n',
     ],
+    [
+      'a way to print a log that nobody asked for',
+      ['explain', 'x', '--time'],
+      'kfault: --time says how the kernel log is printed: give --console too\n',
+    ],
     ['a file that is not there', ['explain', '/nowhere'], '/nowhere: there is no such file or folder\n'],
     ['a path that is not there', ['fmt', '/nowhere'], '/nowhere: there is no such file or folder\n'],
   ])('%s', async (_, args, err) => {
@@ -139,6 +144,51 @@ test('every key of the schema says what it is', () => {
   };
   visit(JSON.parse(schemaText()), '');
   expect(silent).toEqual([]);
+});
+
+describe('explain --console prints the kernel log as a console does', () => {
+  const file = join(folder, 'oops.yaml');
+  const shown = async (...options: string[]): Promise<string[]> => {
+    writeFileSync(
+      file,
+      [
+        'name: two oopses',
+        'arch: x86-64',
+        'clock: 12.345678',
+        'text: [{ symbol: f, asm: "8b 07  mov eax, dword ptr [rdi]" }]',
+        'steps:',
+        '  - call: f',
+        '  - call: f',
+        '    advance: 0.5',
+        '    context: { in_interrupt: 1 }',
+        '',
+      ].join('\n'),
+    );
+    const { status, out, err } = await kfault('explain', file, '--console', ...options);
+    expect([status, err]).toEqual([0, '']);
+    return out.split('\n');
+  };
+
+  test('plain', async () => {
+    const lines = await shown();
+    expect(lines[0]).toBe('BUG: kernel NULL pointer dereference, address: 0000000000000000');
+    expect(lines).toContain('PGD 0 P4D 0 ');
+    expect(lines.at(-2)).toMatch(/^---\[ end Kernel panic - not syncing: .* \]---$/);
+    expect(lines.at(-1)).toBe('');
+  });
+
+  test('with levels, time and caller, the clock as the fixture has set it', async () => {
+    const lines = await shown('--levels', '--time', '--caller');
+    expect(lines[0]).toBe(
+      '<1>[   12.345678][  T100] BUG: kernel NULL pointer dereference, address: 0000000000000000',
+    );
+    expect(lines.at(-2)).toMatch(/^<0>\[ {3}12\.845678\]\[ {4}C0\] ---\[ end Kernel panic/);
+  });
+
+  test('of one step', async () => {
+    const lines = await shown('--time', '--step', '2');
+    expect(lines[0]).toBe('[   12.845678] BUG: kernel NULL pointer dereference, address: 0000000000000000');
+  });
 });
 
 test('colours are for terminals, and NO_COLOR switches them off', () => {

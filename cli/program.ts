@@ -13,6 +13,7 @@ import type { RunOptions } from './run-command.js';
 
 /** A fixture that is there, so that what stands in the help can be tried as it stands. */
 const SAMPLE = 'fixtures/x86/kernel-read-of-unallocated-page.yaml';
+const OOPS_SAMPLE = 'fixtures/x86/oops-on-a-null-pointer.yaml';
 const EXIT_HELP = 'Exit status: 0 passed, 1 a fixture failed, 2 bad input or set-up.';
 
 /** Runs the command line `args` (without node and script); returns the exit status. Never throws. */
@@ -65,7 +66,15 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .description('tell the story of each fault of a fixture')
     .argument('<file>', 'fixture file')
     .addOption(new Option('--step <n>', 'only this step, counted from 1').argParser(stepNumber))
-    .addHelpText('after', `\nExample:\n  npx kfault explain ${SAMPLE} --step 1`)
+    .option('--console', 'print the kernel log instead, as a console prints it')
+    .option('--levels', 'with --console: <level> in front of each line')
+    .option('--time', 'with --console: seconds since boot in front of each line')
+    .option('--caller', 'with --console: the task or CPU that printed, as CONFIG_PRINTK_CALLER does')
+    .addHelpText(
+      'after',
+      `\nExamples:\n  npx kfault explain ${SAMPLE} --step 1\n` +
+        `  npx kfault explain ${OOPS_SAMPLE} --console --time | diff - dmesg.txt`,
+    )
     .action(async (file: string, options: ExplainOptions) => {
       const { explainCommand } = await import('./explain-command.js');
       done(await explainCommand(file, options, io));

@@ -69,6 +69,17 @@ export type CpuStop =
   | { readonly kind: 'cache-op'; readonly va: bigint; readonly write: boolean }
   /** The engine does not know the instruction at pc. */
   | { readonly kind: 'invalid-instruction' }
+  /**
+   * An exception that the host asks for at pc, as hardware would report it: the engine never stops so.
+   * x86: `number` is the vector, `syndrome` the error code, `address` CR2 (vector 14 only). arm64: `syndrome`
+   * is ESR_EL1, `address` FAR_EL1; `number` is not used.
+   */
+  | {
+      readonly kind: 'raised';
+      readonly number: number;
+      readonly syndrome: bigint;
+      readonly address: bigint;
+    }
   /** hlt, wfi. pc is behind it. */
   | { readonly kind: 'halt' };
 

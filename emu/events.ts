@@ -130,6 +130,10 @@ export interface ConsoleEvent {
   readonly cpu: number;
   readonly level: number;
   readonly text: string;
+  /** Microseconds since boot. */
+  readonly time: number;
+  /** Who printed: `T<pid>` in task context, else `C<cpu>`. */
+  readonly caller: string;
 }
 
 /** A BPF stream got a report (`dropped` when the stream was full and the kernel threw it away). */
@@ -203,7 +207,16 @@ export type RunOutcome =
   | { readonly kind: 'oops'; readonly title: string; readonly signal: number }
   | { readonly kind: 'panic'; readonly title: string }
   /** The task gets a signal. */
-  | { readonly kind: 'signal'; readonly signo: number; readonly code: number; readonly address: bigint }
+  | {
+      readonly kind: 'signal';
+      readonly signo: number;
+      /** si_code */
+      readonly code: number;
+      /** si_addr */
+      readonly address: bigint;
+      /** si_pkey, with SEGV_PKUERR only. */
+      readonly pkey?: number;
+    }
   /** The same instruction faulted at the same address with the same entries, `turns` times in a row. */
   | { readonly kind: 'livelock'; readonly pc: bigint; readonly address: bigint; readonly turns: number }
   /** The instruction budget is used up. */

@@ -2,7 +2,14 @@ import { describe, expect, test } from '@jest/globals';
 import { ACCESS_READ, type Cpu, type CpuStop } from './cpu.js';
 import { EventLog } from './events.js';
 import { drain, Trace } from './path.js';
-import { DEFAULT_LIMITS, type Guest, type RunLimits, runGuest, type StopResult } from './run.js';
+import {
+  DEFAULT_LIMITS,
+  type Guest,
+  type RaisedStop,
+  type RunLimits,
+  runGuest,
+  type StopResult,
+} from './run.js';
 
 const MISS: CpuStop = { kind: 'miss', va: 0x5000n, access: ACCESS_READ };
 const LIMITS: RunLimits = { ...DEFAULT_LIMITS, refaults: 3 };
@@ -19,13 +26,23 @@ function run(
   results: readonly StopResult[],
   limits: RunLimits = LIMITS,
   now: () => number = () => 0,
-): { outcome: unknown; log: EventLog; starts: { pc: bigint; count: number }[] } {
+  raised: RaisedStop | null = null,
+): {
+  outcome: unknown;
+  log: EventLog;
+  starts: { pc: bigint; count: number }[];
+  stops: CpuStop[];
+  written: [string, bigint][];
+} {
   const log = new EventLog();
+  const stops: CpuStop[] = [];
+  const written: [string, bigint][] = [];
   const starts: { pc: bigint; count: number }[] = [];
   let handled = 0;
   const cpu = {
     executed: 0,
     read: () => 0x1234n,
+    write: (name: string, value: bigint) => written.push([name, value]),
     start(pc: bigint, count: number): CpuStop {
       const turn = turns[Math.min(starts.length, turns.length - 1)] as Turn;
       starts.push({ pc, count });
@@ -37,14 +54,15 @@ function run(
     cpu: cpu as unknown as Cpu,
     trace: new Trace(0, log),
     pcRegister: 'pc',
-    handleStop() {
+    handleStop(stop) {
+      stops.push(stop);
       const result = results[Math.min(handled, results.length - 1)] as StopResult;
       handled += 1;
       return new Trace(0, log).immediate(result);
     },
     now,
   };
-  return { outcome: drain(runGuest(guest, 0x1000n, limits)), log, starts };
+  return { outcome: drain(runGuest(guest, 0x1000n, limits, raised)), log, starts, stops, written };
 }
 
 const retry = (entry: bigint, address = 0x5000n): StopResult => ({
@@ -114,6 +132,18 @@ describe('a run of guest code', () => {
       kind: 'deadline',
       milliseconds: 1000,
     });
+  });
+
+  test('reports what is raised before anything runs, with pc at the first instruction, and only once', () => {
+    const raised: RaisedStop = { kind: 'raised', number: 14, syndrome: 0xdn, address: 0x5000n };
+    const exit = { stop: { kind: 'exit' } } as const;
+    const first = run([exit], [retry(0n)], { ...LIMITS, instructions: 2 }, () => 0, raised);
+    expect(first.stops).toEqual([raised]);
+    expect(first.written).toEqual([['pc', 0x1000n]]);
+    expect(first.starts).toEqual([{ pc: 0x1000n, count: 1 }]);
+    expect(first.outcome).toEqual({ kind: 'returned' });
+    const fixed = run([exit], [fixup], LIMITS, () => 0, raised);
+    expect(fixed.starts.map(({ pc }) => pc)).toEqual([0x1004n]);
   });
 
   test('ends when the handler says so', () => {

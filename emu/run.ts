@@ -26,6 +26,8 @@ export type StopResult =
       readonly address: bigint;
       readonly entry: bigint;
     }
+  /** No exception: the guest has called the host, which has done its work. It goes on at `pc`. */
+  | { readonly how: 'called'; readonly pc: bigint }
   | { readonly how: 'end'; readonly outcome: RunOutcome };
 
 /** Guest code in its surroundings. */
@@ -45,19 +47,37 @@ const SLICE = 10_000_000;
 /** Faults between two looks at the clock. */
 const FAULTS_PER_CLOCK_LOOK = 256;
 
-/** Runs guest code from `pc` to its outcome. The outcome is also the last event. */
-export function* runGuest(guest: Guest, pc: bigint, limits: RunLimits): Path<RunOutcome> {
+/** A stop that the host asks for instead of the engine. */
+export type RaisedStop = Extract<CpuStop, { kind: 'raised' }>;
+
+/**
+ * Runs guest code from `pc` to its outcome. The outcome is also the last event.
+ * @param raised an exception to be reported at `pc` before anything runs; what the handler makes of it is
+ *   real: retried, the instruction runs as if nothing had been
+ */
+export function* runGuest(
+  guest: Guest,
+  pc: bigint,
+  limits: RunLimits,
+  raised: RaisedStop | null = null,
+): Path<RunOutcome> {
   const { trace } = guest;
   trace.emit({ type: 'run', cpu: trace.cpu, pc });
-  const outcome = yield* runToOutcome(guest, pc, limits);
+  const outcome = yield* runToOutcome(guest, pc, limits, raised);
   trace.emit({ type: 'outcome', cpu: trace.cpu, outcome });
   return outcome;
 }
 
-function* runToOutcome(guest: Guest, start: bigint, limits: RunLimits): Path<RunOutcome> {
+function* runToOutcome(
+  guest: Guest,
+  start: bigint,
+  limits: RunLimits,
+  raised: RaisedStop | null,
+): Path<RunOutcome> {
   const { cpu, trace } = guest;
   const deadline = guest.now() + limits.milliseconds;
   let pc = start;
+  let pending = raised;
   let left = limits.instructions;
   let faults = 0;
   let turns = 0;
@@ -68,7 +88,12 @@ function* runToOutcome(guest: Guest, start: bigint, limits: RunLimits): Path<Run
   for (;;) {
     if (left <= 0) return { kind: 'budget', instructions: limits.instructions };
     const slice = Math.min(left, SLICE);
-    const stop = cpu.start(pc, slice);
+    let stop: CpuStop;
+    if (pending === null) stop = cpu.start(pc, slice);
+    else {
+      stop = pending;
+      cpu.write(guest.pcRegister, pc);
+    }
     if (stop.kind === 'exit') return { kind: 'returned' };
     if (stop.kind === 'count') {
       left -= slice;
@@ -77,10 +102,15 @@ function* runToOutcome(guest: Guest, start: bigint, limits: RunLimits): Path<Run
       continue;
     }
 
-    left -= cpu.executed + 1;
+    left -= pending === null ? cpu.executed + 1 : 1;
+    pending = null;
     faults += 1;
     const result = yield* guest.handleStop(stop);
     if (result.how === 'end') return result.outcome;
+    if (result.how === 'called') {
+      pc = result.pc;
+      continue;
+    }
     if (trace.listening) trace.emit({ type: 'resolved', cpu: trace.cpu, how: result.how, pc: result.pc });
     pc = result.pc;
 

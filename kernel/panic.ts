@@ -1,69 +1,81 @@
 /**
- * The end of tasks and machines: panic(), __warn() and WARN_ONCE() of kernel/panic.c, make_task_dead() of
+ * The end of tasks and machines: vpanic(), __warn() and WARN_ONCE() of kernel/panic.c, make_task_dead() of
  * kernel/exit.c (bpf-next merge 8496d9020ff3).
  *
- * Left out: kdump, reboot, PF_EXITING, ratelimits, the stop of other CPUs (arm64 says so on the console),
- * the stack dump of a panic outside of an oops,
- * and in a WARN the registers and the trace of its own site, which is host code here: of show_regs() only
- * the CPU line and its followers are printed.
+ * Left out: kdump, kgdb, PF_EXITING, rate limits, panic_print.
+ *
+ * The site of a WARN is host code here: it has no registers of its own. Of its show_regs() only the CPU
+ * line and its followers are printed; the lines with registers, code and call trace are not.
  */
 import type { ThisCpu } from '../arch/arch.js';
 import { KERN_DEFAULT, KERN_EMERG, KERN_INFO, KERN_WARNING, TaskDead } from '../arch/kernel.js';
 import type { ConsoleLog } from './printk.js';
 import { Taints } from './taint.js';
 
-export interface PanicOptions {
-  /** kernel.oops_limit; 0 is no limit. */
-  readonly oops_limit?: number;
-  /** irqs_disabled(): the state the exception leaves to make_task_dead(). */
-  readonly irqs_disabled?: (here: ThisCpu) => boolean;
-  /** What the panic notifiers of the architecture print, one line each. */
-  readonly panicNotifiers?: readonly string[];
-}
-
-const OOPS_LIMIT = 10000;
-
 /** What oops reports begin with, on both architectures; of several, the first in the report is its title. */
-const OOPS_TITLE = /^(BUG: (?!KFENCE)|Unable to handle kernel |Oops: |Internal error: )/;
+const OOPS_TITLE = /^(BUG: (?!KFENCE)|kernel BUG at |Unable to handle kernel |Oops: |Internal error: )/;
 
 /** Counters and flags about failures since boot, and what ends a task. */
 export class Panic {
-  readonly taints = new Taints();
+  readonly taints: Taints;
   /** die counter: the `[#%d]` of the latest oops. */
   die_counter = 0;
   oops_count = 0;
+  /** Nothing runs on this machine any more. */
+  panicked = false;
+  /** Warnings and reports since boot that kernel.warn_limit counts. */
+  warn_count = 0;
+  /** panic_notifier_list: who wants to be told of a panic, in the order of their registration. */
+  readonly panic_notifier_list: ((here: ThisCpu) => void)[] = [];
   readonly #console: ConsoleLog;
-  readonly #oopsLimit: number;
-  readonly #irqsDisabled: (here: ThisCpu) => boolean;
-  readonly #panicNotifiers: readonly string[];
   readonly #seen = new Set<string>();
   /** Console records that earlier deaths account for. */
   #reported = 0;
 
-  constructor(console: ConsoleLog, options: PanicOptions = {}) {
+  /** @param taint letters of the flags that are set at boot */
+  constructor(console: ConsoleLog, taint = '') {
     this.#console = console;
-    this.#oopsLimit = options.oops_limit ?? OOPS_LIMIT;
-    this.#irqsDisabled = options.irqs_disabled ?? (() => false);
-    this.#panicNotifiers = options.panicNotifiers ?? ['Kernel Offset: disabled'];
+    this.taints = new Taints(taint);
   }
 
   /** Prints the end of the machine and ends the run with outcome `panic`. */
   panic(here: ThisCpu, text: string): never {
-    const { kernel } = here;
+    const { kernel, arch } = here;
+    const { panic_timeout } = kernel.config;
     const title = `Kernel panic - not syncing: ${text}`;
     kernel.printk(here, KERN_EMERG, title);
-    for (const line of this.#panicNotifiers) kernel.printk(here, KERN_EMERG, line);
-    kernel.printk(here, KERN_EMERG, `---[ end ${title} ]---`);
+    // A report has shown the stack already.
+    if (!this.taints.test_taint('D') && arch.show_stack !== null) {
+      kernel.dump_stack_print_info(here, KERN_DEFAULT);
+      arch.show_stack(here, KERN_DEFAULT);
+    }
+    for (const notify of this.panic_notifier_list) notify(here);
+    for (const line of arch.panicNotifierLines(here)) kernel.printk(here, line.level, line.text);
+    if (panic_timeout > 0) kernel.printk(here, KERN_EMERG, `Rebooting in ${panic_timeout} seconds..`);
+    // With any timeout but 0 the machine restarts here.
+    if (panic_timeout === 0) kernel.printk(here, KERN_EMERG, `---[ end ${title} ]---`);
     this.#reported = this.#console.records.length;
+    this.panicked = true;
     throw new TaskDead({ kind: 'panic', title });
+  }
+
+  /** Panics when a warning, or a report of `origin`, is to be the end of the machine. */
+  check_panic_on_warn(here: ThisCpu, origin: string): void {
+    const { panic_on_warn, warn_limit } = here.kernel.config;
+    if (panic_on_warn) this.panic(here, `${origin}: panic_on_warn set ...`);
+    this.warn_count += 1;
+    if (warn_limit !== 0 && this.warn_count >= warn_limit) {
+      this.panic(here, `${origin}: system warned too often (kernel.warn_limit is ${warn_limit})`);
+    }
   }
 
   /** Ends the run with outcome `oops`: the task is gone, or the machine is (panic). */
   make_task_dead(here: ThisCpu, signr: number): never {
-    const { kernel, current } = here;
+    const { kernel, current, arch } = here;
+    const { oops_limit } = kernel.config;
     if (current.in_interrupt > 0) this.panic(here, 'Aiee, killing interrupt handler!');
     if (current.pid === 0) this.panic(here, 'Attempted to kill the idle task!');
-    if (this.#irqsDisabled(here)) {
+    if (arch.irqs_disabled(here)) {
       kernel.printk(here, KERN_INFO, `note: ${current.comm}[${current.pid}] exited with irqs disabled`);
     }
     if (current.preempt_count !== 0) {
@@ -72,8 +84,8 @@ export class Panic {
       current.preempt_count = 0;
     }
     this.oops_count += 1;
-    if (this.#oopsLimit !== 0 && this.oops_count >= this.#oopsLimit) {
-      this.panic(here, `Oopsed too often (kernel.oops_limit is ${this.#oopsLimit})`);
+    if (oops_limit !== 0 && this.oops_count >= oops_limit) {
+      this.panic(here, `Oopsed too often (kernel.oops_limit is ${oops_limit})`);
     }
     if (current.pid === 1) {
       const exitcode = signr.toString(16).padStart(8, '0');
@@ -98,6 +110,7 @@ export class Panic {
     kernel.printk(here, KERN_WARNING, `WARNING: ${site} at ${at}, ${who}`);
     kernel.print_modules(here);
     kernel.dump_stack_print_info(here, KERN_DEFAULT);
+    this.check_panic_on_warn(here, 'kernel');
     kernel.printk(here, KERN_WARNING, '---[ end trace 0000000000000000 ]---');
     kernel.add_taint('W');
   }

@@ -35,6 +35,11 @@ const taint_flags: readonly TaintFlag[] = [
 export class Taints {
   #mask = 0;
 
+  /** @param letters flags that are set from the start, e.g. `OE`; RangeError for a letter that no flag has */
+  constructor(letters = '') {
+    for (const letter of letters) this.add_taint(letter);
+  }
+
   /** Sets a flag for good. Throws a RangeError for a letter that no flag has. */
   add_taint(letter: string): void {
     this.#mask |= 1 << bitOf(letter);
@@ -62,6 +67,11 @@ export class Taints {
   #isSet(bit: number): boolean {
     return (this.#mask & (1 << bit)) !== 0;
   }
+}
+
+/** True for a letter that a flag has when it is set. */
+export function isTaintLetter(letter: string): boolean {
+  return taint_flags.some(({ c_true }) => c_true === letter);
 }
 
 function bitOf(letter: string): number {

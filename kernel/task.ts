@@ -14,6 +14,8 @@ export interface TaskOptions {
   readonly stack: bigint;
   /** THREAD_SIZE */
   readonly stackSize: number;
+  /** A signal that waits for it; none if left out. */
+  readonly signal_pending?: task_struct['signal_pending'];
 }
 
 export const TASK_COMM_LEN = 16;
@@ -34,12 +36,20 @@ export function createTask(options: TaskOptions): task_struct {
     pagefault_disabled: 0,
     in_interrupt: 0,
     preempt_count: 0,
+    signal_pending: options.signal_pending ?? 'none',
   };
 }
 
 /** The idle task of a CPU as it is at boot: pid 0, no address space of its own. */
 export function init_task(cpu: number, init_mm: mm_struct, stack: bigint, stackSize: number): task_struct {
   return createTask({ comm: `swapper/${cpu}`, pid: 0, mm: null, active_mm: init_mm, stack, stackSize });
+}
+
+/** The pid of a CPU's task: counted from that of CPU 0, or from a list, which counts on behind its end. */
+export function pidOfCpu(pid: number | readonly number[], cpu: number): number {
+  if (typeof pid === 'number') return pid + cpu;
+  const last = Math.min(cpu, pid.length - 1);
+  return (pid[last] ?? 0) + cpu - last;
 }
 
 function cutComm(comm: string): string {

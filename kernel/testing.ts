@@ -1,11 +1,12 @@
 /** What tests of kernel/ and mm/ share: a CPU without an engine, under a kernel made of the real parts. */
-import type { ThisCpu } from '../arch/arch.js';
-import type { Kernel, task_struct } from '../arch/kernel.js';
+import type { Arch, ThisCpu } from '../arch/arch.js';
+import { KERN_EMERG, type Kernel, type task_struct } from '../arch/kernel.js';
 import { DEFAULT_CONFIG, type KernelConfig } from '../arch/kernel-config.js';
 import { EventLog } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
+import { Clock } from './clock.js';
 import { dump_stack_print_info, print_modules } from './dump_stack.js';
-import { Panic, type PanicOptions } from './panic.js';
+import { Panic } from './panic.js';
 import { ConsoleLog } from './printk.js';
 import { createTask } from './task.js';
 
@@ -13,6 +14,7 @@ export interface TestCpu {
   readonly here: ThisCpu;
   readonly log: EventLog;
   readonly console: ConsoleLog;
+  readonly clock: Clock;
   readonly panic: Panic;
   readonly task: task_struct;
   /** What its TLB and its walker were told, in order: `flush <va>`, `flush all`, `unpin <va>`, `unpin all`. */
@@ -22,8 +24,9 @@ export interface TestCpu {
 export interface TestCpuOptions {
   readonly id?: number;
   readonly config?: Partial<KernelConfig>;
-  readonly panic?: PanicOptions;
-  readonly hardwareName?: string;
+  /** Letters of the taint at boot. */
+  readonly taint?: string;
+  readonly arch?: Partial<Arch>;
   /** Parts of ThisCpu and of Kernel that a test brings itself. */
   readonly here?: Partial<ThisCpu>;
   readonly kernel?: Partial<Kernel>;
@@ -32,8 +35,9 @@ export interface TestCpuOptions {
 export function testCpu(options: TestCpuOptions = {}): TestCpu {
   const { id = 0 } = options;
   const log = new EventLog();
-  const console = new ConsoleLog();
-  const panic = new Panic(console, options.panic);
+  const clock = new Clock();
+  const console = new ConsoleLog(clock);
+  const panic = new Panic(console, options.taint);
   const tlb: string[] = [];
   const kernel: Partial<Kernel> = {
     config: { ...DEFAULT_CONFIG, ...options.config },
@@ -41,7 +45,7 @@ export function testCpu(options: TestCpuOptions = {}): TestCpu {
     add_taint: (letter) => panic.taints.add_taint(letter),
     print_tainted: () => panic.taints.print_tainted(),
     print_tainted_verbose: () => panic.taints.print_tainted_verbose(),
-    dump_stack_print_info: (here, level) => dump_stack_print_info(here, level, options.hardwareName),
+    dump_stack_print_info: (here, level) => dump_stack_print_info(here, level),
     print_modules: (here) => print_modules(here),
     warn: (here, site, at, text) => panic.warn(here, site, at, text),
     once: (site) => panic.once(site),
@@ -55,6 +59,13 @@ export function testCpu(options: TestCpuOptions = {}): TestCpu {
     stack: 0xffff_c900_0000_0000n,
     stackSize: 16384,
   });
+  const arch: Partial<Arch> = {
+    hardwareName: null,
+    irqs_disabled: () => false,
+    panicNotifierLines: () => [{ level: KERN_EMERG, text: 'Kernel Offset: disabled' }],
+    show_stack: null,
+    ...options.arch,
+  };
   const here = {
     cpu: {
       id,
@@ -64,9 +75,10 @@ export function testCpu(options: TestCpuOptions = {}): TestCpu {
     mmu: { unpin: (va: bigint | null) => tlb.push(`unpin ${va === null ? 'all' : va.toString(16)}`) },
     trace: new Trace(id, log),
     kernel,
+    arch,
     current: task,
     regs: null,
     ...options.here,
   } as unknown as ThisCpu;
-  return { here, log, console, panic, task, tlb };
+  return { here, log, clock, console, panic, task, tlb };
 }

@@ -1,13 +1,17 @@
 import { describe, expect, test } from '@jest/globals';
 import {
+  FAULT_FLAG_TRIED,
   FAULT_FLAG_USER,
+  FAULT_FLAG_VMA_LOCK,
   FAULT_FLAG_WRITE,
   type pt_regs,
   VM_EXEC,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_MAJOR,
   VM_FAULT_OOM,
+  VM_FAULT_RETRY,
   VM_FAULT_SIGBUS,
   VM_FAULT_SIGSEGV,
-  VM_GROWSDOWN,
   VM_READ,
   VM_SHARED,
   VM_WRITE,
@@ -29,16 +33,17 @@ import { ARCHS, type ArchName, type TestMemory, testMemory } from './testing.js'
 const TEXT = 0x40_0000n;
 const DATA = 0x7f00_0000_0000n;
 const USER: pt_regs = { instruction_pointer: TEXT, stack_pointer: 0n, user_mode: true };
-const KERNEL: pt_regs = { instruction_pointer: 0xffff_ffff_8100_0000n, stack_pointer: 0n, user_mode: false };
 const RW = VM_READ | VM_WRITE;
+const READ = FAULT_FLAG_USER;
+const WRITE = FAULT_FLAG_USER | FAULT_FLAG_WRITE;
 
 interface User extends TestMemory {
   readonly mm: UserMm;
   readonly user: UserMemory;
   fault(vma: Vma, address: bigint, flags?: number): number;
-  /** Start of the mapping found: an address, because a whole machine hangs on a mapping. */
-  find(address: bigint, regs?: pt_regs): bigint | null;
   entry(address: bigint): bigint;
+  /** Stores another entry for a page that is mapped; the page's physical address. */
+  bend(address: bigint, entry: (pa: bigint) => bigint): bigint;
 }
 
 function machine(arch: ArchName): User {
@@ -47,17 +52,18 @@ function machine(arch: ArchName): User {
   const mm = create_mm(here, memory, 'user');
   if (mm === null) throw new Error('no memory');
   const user = new UserMemory(memory);
+  const place = (address: bigint): number => entryAt(here, memory, mm, Number(address), PTE, false);
   return {
     ...base,
     mm,
     user,
     fault: (vma, address, flags = FAULT_FLAG_USER) =>
       drain(user.handle_mm_fault(here, vma, address, flags, USER)),
-    find: (address, regs = USER) =>
-      drain(user.lock_mm_and_find_vma(here, mm, address, regs))?.vm_start ?? null,
-    entry: (address) => {
-      const at = entryAt(here, memory, mm, Number(address), PTE, false);
-      return at < 0 ? 0n : memory.ram.readU64(at);
+    entry: (address) => (place(address) < 0 ? 0n : memory.ram.readU64(place(address))),
+    bend: (address, entry) => {
+      const pa = BigInt(memory.pgtable.pte_pa(memory.ram.readU64(place(address))));
+      memory.ram.writeU64(place(address), entry(pa));
+      return pa;
     },
   };
 }
@@ -69,41 +75,135 @@ describe.each(ARCHS)('handle_mm_fault on %s', (arch) => {
   const code = arch === 'x86-64' ? 0x25n : 0x0020_0000_0000_0fc3n;
 
   test.each([
-    ['writable', RW, writable],
-    ['read-only', VM_READ, readonly],
-    ['executable', VM_READ | VM_EXEC, code],
-  ])('maps a zero page of %s anonymous memory with the rights of the mapping', (_, vm_flags, bits) => {
+    ['writable', RW, WRITE, writable],
+    ['read-only, for want of a zero page', VM_READ, READ, readonly],
+    ['executable, for want of a zero page', VM_READ | VM_EXEC, READ, code],
+  ])(
+    'maps a page of zeros of %s anonymous memory with the rights of the mapping',
+    (_, vm_flags, flags, bits) => {
+      const m = machine(arch);
+      const vma = mmap_region(m.mm, DATA, 0x2000, vm_flags);
+      m.memory.pages.failAfter(0, 1, 'zero page');
+      expect(m.fault(vma, DATA + 0x1234n, flags)).toBe(0);
+      const page = m.memory.pgtable.pte_pa(m.entry(DATA + 0x1000n));
+      expect(m.entry(DATA + 0x1000n)).toBe(BigInt(page) | bits);
+      expect(m.memory.pages.ownerOf(page)).toBe('anonymous');
+      expect(m.memory.pages.page_mapped(page)).toBe(true);
+      expect(m.entry(DATA)).toBe(0n);
+    },
+  );
+
+  test('maps the one zero page for reads, without the right to write, and copies it for a write', () => {
     const m = machine(arch);
-    const vma = mmap_region(m.mm, DATA, 0x2000, vm_flags);
-    expect(m.fault(vma, DATA + 0x1234n)).toBe(0);
-    const page = m.memory.pgtable.pte_pa(m.entry(DATA + 0x1000n));
-    expect(m.entry(DATA + 0x1000n)).toBe(BigInt(page) | bits);
-    expect(m.memory.pages.ownerOf(page)).toBe('anonymous');
-    expect(m.memory.pages.page_mapped(page)).toBe(true);
-    expect(m.entry(DATA)).toBe(0n);
+    const vma = mmap_region(m.mm, DATA, 0x2000, RW);
+    expect([m.fault(vma, DATA, READ), m.fault(vma, DATA + 0x1000n, READ)]).toEqual([0, 0]);
+    const zero = m.memory.zeroPage() ?? 0;
+    const special = arch === 'x86-64' ? 1n << 9n : 1n << 56n;
+    const entry = BigInt(zero) | readonly | special;
+    expect([m.entry(DATA), m.entry(DATA + 0x1000n)]).toEqual([entry, entry]);
+    expect(m.memory.pages.count('anonymous')).toBe(0);
+
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+    const page = m.memory.pgtable.pte_pa(m.entry(DATA));
+    expect([m.entry(DATA), m.entry(DATA + 0x1000n)]).toEqual([BigInt(page) | writable, entry]);
+    expect([page === zero, m.memory.pages.ownerOf(page)]).toEqual([false, 'anonymous']);
+    expect(m.cpus[0]?.tlb.slice(0, 2)).toEqual([`flush ${DATA.toString(16)}`, `unpin ${DATA.toString(16)}`]);
+
+    drain(zap_vma_range(m.here, vma, DATA, 0x2000));
+    expect([m.memory.pages.count('anonymous'), m.memory.pages.count('zero page')]).toEqual([0, 1]);
   });
 
-  test('makes an entry that refused the write what the mapping allows, and keeps the page', () => {
+  test('makes a read-only page writable that is its own, and keeps it', () => {
     const m = machine(arch);
     const vma = mmap_region(m.mm, DATA, 0x1000, RW);
-    m.fault(vma, DATA);
-    const at = entryAt(m.here, m.memory, m.mm, Number(DATA), PTE, false);
-    const page = m.memory.pgtable.pte_pa(m.entry(DATA));
-    m.memory.ram.writeU64(at, BigInt(page) | readonly);
-    expect(m.fault(vma, DATA, FAULT_FLAG_USER | FAULT_FLAG_WRITE)).toBe(0);
-    expect(m.entry(DATA)).toBe(BigInt(page) | writable);
+    m.fault(vma, DATA, WRITE);
+    const page = m.bend(DATA, (pa) => pa | readonly);
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+    expect(m.entry(DATA)).toBe(page | writable);
     expect(m.memory.pages.count('anonymous')).toBe(1);
   });
 
-  test('runs out of memory for tables and for the page, and ends as it is told to', () => {
+  test('copies a read-only page that somebody else has as well, and gives its share of that back', () => {
+    const m = machine(arch);
+    const vma = mmap_region(m.mm, DATA, 0x1000, RW);
+    m.fault(vma, DATA, WRITE);
+    const old = Number(m.bend(DATA, (pa) => pa | readonly));
+    m.memory.pages.get_page(old);
+    m.memory.ram.writeU64(old + 8, 0x4141n);
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+    const page = m.memory.pgtable.pte_pa(m.entry(DATA));
+    expect(page).not.toBe(old);
+    expect(m.memory.ram.readU64(page + 8)).toBe(0x4141n);
+    expect([m.memory.pages.page_ref_count(old), m.memory.pages.page_mapped(old)]).toEqual([1, false]);
+  });
+
+  test('makes an entry young and dirty, gives it no more rights, and drops one that allows all from the TLB', () => {
+    const m = machine(arch);
+    const vma = mmap_region(m.mm, DATA, 0x1000, RW);
+    m.fault(vma, DATA, WRITE);
+    const young = arch === 'x86-64' ? 1n << 5n : 1n << 10n;
+    m.bend(DATA, (pa) => (pa | readonly) & ~young);
+    expect(m.fault(vma, DATA, READ)).toBe(0);
+    const page = BigInt(m.memory.pgtable.pte_pa(m.entry(DATA)));
+    expect(m.entry(DATA)).toBe(page | readonly);
+
+    m.bend(DATA, (pa) => pa | writable);
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+    expect(m.cpus[0]?.tlb).toEqual([`flush ${DATA.toString(16)}`, `unpin ${DATA.toString(16)}`]);
+    expect(m.fault(vma, DATA, WRITE | FAULT_FLAG_TRIED)).toBe(0);
+    expect(m.cpus[0]?.tlb).toHaveLength(2);
+  });
+
+  test('runs out of memory for tables, for the page and for a copy, and ends as it is told to', () => {
     const m = machine(arch);
     const vma = mmap_region(m.mm, DATA, 0x1000, RW);
     m.memory.pages.failAfter(0, 1);
-    expect(m.fault(vma, DATA)).toBe(VM_FAULT_OOM);
+    expect(m.fault(vma, DATA, WRITE)).toBe(VM_FAULT_OOM);
     m.memory.pages.failAfter(0, 1, 'anonymous');
-    expect(m.fault(vma, DATA)).toBe(VM_FAULT_OOM);
+    expect(m.fault(vma, DATA, WRITE)).toBe(VM_FAULT_OOM);
+    m.fault(vma, DATA, READ);
+    m.memory.pages.failAfter(0, 1, 'anonymous');
+    expect(m.fault(vma, DATA, WRITE)).toBe(VM_FAULT_OOM);
     m.user.failNext(VM_FAULT_SIGBUS);
     expect([m.fault(vma, DATA), m.fault(vma, DATA)]).toEqual([VM_FAULT_SIGBUS, 0]);
+  });
+
+  test('answers for a mapping what was chosen, with the lock given back where the answer says so', () => {
+    const m = machine(arch);
+    const vma = mmap_region(m.mm, DATA, 0x1000, RW);
+    vma.chosen = { bits: VM_FAULT_RETRY | VM_FAULT_MAJOR, times: 1 };
+    expect(drain(m.user.lock_mm_and_find_vma(m.here, m.mm, DATA, USER))?.vm_start).toBe(DATA);
+    expect(m.fault(vma, DATA, WRITE)).toBe(VM_FAULT_RETRY | VM_FAULT_MAJOR);
+    expect([m.mm.readers, m.entry(DATA)]).toEqual([0, 0n]);
+    expect(() => m.user.mmap_read_unlock(m.mm)).toThrow(MmapError);
+
+    vma.chosen = { bits: VM_FAULT_COMPLETED, times: 1 };
+    drain(m.user.lock_vma_under_rcu(m.here, m.mm, DATA));
+    expect(m.fault(vma, DATA, WRITE | FAULT_FLAG_VMA_LOCK)).toBe(VM_FAULT_COMPLETED);
+    expect([vma.readers, m.memory.pgtable.pte_present(m.entry(DATA))]).toEqual([0, true]);
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+  });
+
+  test('gives up the first own page of a mapping under its own lock while somebody writes to the address space', () => {
+    const m = machine(arch);
+    const vma = mmap_region(m.mm, DATA, 0x2000, RW);
+    m.mm.contended = true;
+    drain(m.user.lock_vma_under_rcu(m.here, m.mm, DATA));
+    expect(m.fault(vma, DATA, WRITE | FAULT_FLAG_VMA_LOCK)).toBe(VM_FAULT_RETRY);
+    expect(vma.readers).toBe(0);
+    drain(m.user.lock_mm_and_find_vma(m.here, m.mm, DATA, USER));
+    expect(m.fault(vma, DATA, WRITE)).toBe(0);
+    m.mm.contended = true;
+    drain(m.user.lock_vma_under_rcu(m.here, m.mm, DATA));
+    expect(m.fault(vma, DATA + 0x1000n, WRITE | FAULT_FLAG_VMA_LOCK)).toBe(0);
+  });
+
+  test('takes an entry that is neither none nor present for a page that cannot be had', () => {
+    const m = machine(arch);
+    const vma = mmap_region(m.mm, DATA, 0x1000, RW);
+    m.fault(vma, DATA, WRITE);
+    m.bend(DATA, () => 0x2000n);
+    expect(m.fault(vma, DATA, READ)).toBe(VM_FAULT_SIGBUS);
   });
 
   test('asks the owner of a mapping for its page', () => {
@@ -135,39 +235,12 @@ describe.each(ARCHS)('handle_mm_fault on %s', (arch) => {
   });
 });
 
-describe('lock_mm_and_find_vma', () => {
-  test('finds the mapping of an address, and none between and behind mappings', () => {
-    const m = machine('x86-64');
-    mmap_region(m.mm, DATA, 0x1000, RW);
-    mmap_region(m.mm, TEXT, 0x1000, VM_READ);
-    expect([m.find(TEXT), m.find(TEXT + 0xfffn), m.find(DATA)]).toEqual([TEXT, TEXT, DATA]);
-    expect([m.find(TEXT + 0x1000n), m.find(DATA + 0x1000n), m.find(TEXT - 1n)]).toEqual([null, null, null]);
-  });
-
-  test('grows a stack down to the address, but not over its limit nor into the gap below it', () => {
-    const m = machine('x86-64');
-    mmap_region(m.mm, DATA, 0x1000, RW | VM_GROWSDOWN);
-    expect(m.find(DATA - 0x2001n)).toBe(DATA - 0x3000n);
-    expect(m.find(DATA - BigInt(8 << 20))).toBeNull();
-    mmap_region(m.mm, DATA - 0x20_0000n, 0x1000, RW);
-    const gapEnd = DATA - 0x20_0000n + 0x1000n + 0x10_0000n;
-    expect(m.find(gapEnd - 1n)).toBeNull();
-    expect(m.find(gapEnd)).toBe(gapEnd);
-  });
-
-  test('waits for the lock only where kernel code expects faults', () => {
-    const m = machine('x86-64');
-    mmap_region(m.mm, DATA, 0x1000, RW);
-    m.mm.contended = true;
-    expect([m.find(DATA), m.find(DATA, KERNEL)]).toEqual([DATA, null]);
-    m.mm.contended = false;
-    expect(m.find(DATA, KERNEL)).toBe(DATA);
-  });
-
-  test('knows no mapping of the kernel', () => {
-    const m = machine('x86-64');
-    expect(drain(m.user.lock_mm_and_find_vma(m.here, m.memory.init_mm, DATA, USER)) === null).toBe(true);
-  });
+test('a protection key is in every entry of its mapping, the zero page included', () => {
+  const m = machine('x86-64');
+  const vma = mmap_region(m.mm, DATA, 0x2000, RW, null, 6);
+  m.fault(vma, DATA, WRITE);
+  m.fault(vma, DATA + 0x1000n, READ);
+  expect([m.entry(DATA) >> 59n, m.entry(DATA + 0x1000n) >> 59n]).toEqual([0x16n, 0x16n]);
 });
 
 test('a mapping over another one, or outside of user space, is refused', () => {

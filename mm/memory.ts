@@ -29,6 +29,7 @@ export class Memory {
   readonly sharedRoot: boolean;
   /** What the generic walkers know about table entries. */
   readonly entries: TableEntries;
+  #zeroPage: number | null = null;
 
   /** Throws a PageAllocatorError when the ram has no frame for the root table. */
   constructor(
@@ -43,5 +44,16 @@ export class Memory {
     this.vmalloc = new VmallocSpace(layout);
     this.sharedRoot = layout.user.end <= 1n << 47n;
     this.entries = new TableEntries(pgtable);
+  }
+
+  /** Physical address of empty_zero_page, taken when it is first asked for; null when the ram is full. */
+  zeroPage(): number | null {
+    this.#zeroPage ??= this.pages.takeFrame('zero page');
+    return this.#zeroPage;
+  }
+
+  /** is_zero_pfn() */
+  isZeroPage(pa: number): boolean {
+    return pa === this.#zeroPage;
   }
 }

@@ -13,6 +13,7 @@ import {
   VM_EXEC,
   VM_GROWSDOWN,
   VM_READ,
+  VM_SHARED,
   VM_WRITE,
   type vm_area_struct,
 } from '../arch/kernel.js';
@@ -46,8 +47,24 @@ export interface vm_operations_struct {
   fault(here: ThisCpu, vmf: vm_fault): Delegate<number>;
 }
 
+/** What handle_mm_fault() answers for a mapping instead of looking at it. */
+export interface ChosenFault {
+  /** VM_FAULT_* bits. VM_FAULT_COMPLETED maps the page all the same: that is what it says. */
+  readonly bits: number;
+  /** How many more times. */
+  times: number;
+}
+
 /** A mapping of a user address space. */
 export class Vma implements vm_area_struct {
+  /** anon_vma_prepare() has been here: the first page that is its own has been mapped. */
+  anon_vma = false;
+  /** Somebody writes to it: vma_start_read() fails. Goes away with the writer of the mmap lock. */
+  write_locked = false;
+  /** vm_refcnt: readers that hold the per-VMA lock. */
+  readers = 0;
+  chosen: ChosenFault | null = null;
+
   constructor(
     readonly vm_mm: UserMm,
     public vm_start: bigint,
@@ -55,6 +72,7 @@ export class Vma implements vm_area_struct {
     public vm_flags: number,
     /** Null for anonymous memory. */
     readonly vm_ops: vm_operations_struct | null,
+    readonly pkey = 0,
   ) {}
 }
 
@@ -62,8 +80,13 @@ export class Vma implements vm_area_struct {
 export class UserMm implements mm_struct {
   /** Ascending, disjoint. */
   readonly vmas: Vma[] = [];
-  /** Set by whoever wants mmap_read_trylock() to fail: somebody else holds the lock for writing just now. */
+  /**
+   * Somebody else holds the mmap lock for writing: mmap_read_trylock() fails. Who waits gets it: the
+   * writer is done then.
+   */
   contended = false;
+  /** Readers that hold the mmap lock. */
+  readers = 0;
 
   constructor(
     readonly name: string,
@@ -100,6 +123,7 @@ export function create_mm(here: ThisCpu, memory: Memory, name: string): UserMm |
  *
  * @param length bytes
  * @param vm_flags VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN
+ * @param pkey protection key of its pages, 0 to 15, where the architecture has them
  */
 export function mmap_region(
   mm: UserMm,
@@ -107,6 +131,7 @@ export function mmap_region(
   length: number,
   vm_flags: number,
   vm_ops: vm_operations_struct | null = null,
+  pkey = 0,
 ): Vma {
   const end = start + BigInt(length);
   const { user } = mm.memory.layout;
@@ -121,7 +146,7 @@ export function mmap_region(
   if (other !== undefined) {
     throw new MmapError(`${what}: there is one at ${hex(other.vm_start)}..${hex(other.vm_end - 1n)}`);
   }
-  const vma = new Vma(mm, start, end, vm_flags, vm_ops);
+  const vma = new Vma(mm, start, end, vm_flags, vm_ops, pkey);
   const next = mm.vmas.findIndex(({ vm_start }) => vm_start > start);
   mm.vmas.splice(next < 0 ? mm.vmas.length : next, 0, vma);
   return vma;
@@ -132,12 +157,12 @@ export function find_vma(mm: UserMm, addr: bigint): Vma | null {
   return mm.vmas.find(({ vm_end }) => vm_end > addr) ?? null;
 }
 
-/** vma->vm_page_prot of a mapping whose writable pages may be written: PAGE_SHARED and its kin. */
-export function vm_page_prot(memory: Memory, vma: Vma): bigint {
-  const { pgtable } = memory;
-  const exec = (vma.vm_flags & VM_EXEC) !== 0;
-  if ((vma.vm_flags & VM_WRITE) !== 0) return exec ? pgtable.PAGE_SHARED_EXEC : pgtable.PAGE_SHARED;
-  return exec ? pgtable.PAGE_READONLY_EXEC : pgtable.PAGE_READONLY;
+/**
+ * vma->vm_page_prot of a mapping whose writable pages may be written, because they are nobody else's:
+ * PAGE_SHARED and its kin.
+ */
+export function vm_page_prot(here: ThisCpu, memory: Memory, vma: Vma): bigint {
+  return here.arch.vm_get_page_prot(memory.pgtable, vma.vm_flags | VM_SHARED, vma.pkey);
 }
 
 /** Grows a stack down to `address`: expand_downwards(). 0, or -EFAULT, -EPERM, -ENOMEM. */
@@ -189,7 +214,8 @@ export const zap_vma_range = port(
       const old = pgtable.ptep_get_and_clear(here, at);
       if (!pgtable.pte_present(old)) continue;
       const page = pgtable.pte_pa(old);
-      if (pages.ownerOf(page) === null) continue;
+      // vm_normal_page(): nobody counts references to the zero page.
+      if (memory.isZeroPage(page) || pages.ownerOf(page) === null) continue;
       pages.page_remove_rmap(page);
       gone.push(page);
     }

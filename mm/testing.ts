@@ -1,8 +1,10 @@
 /** What the tests of mm/ share: memory of either architecture under a CPU without an engine. */
 import type { ThisCpu } from '../arch/arch.js';
+import { arm64 } from '../arch/arm64/index.js';
 import { createPgtable as arm64Pgtable } from '../arch/arm64/pgtable.js';
 import { layout as arm64Layout } from '../arch/arm64/setup.js';
 import { DEFAULT_CONFIG } from '../arch/kernel-config.js';
+import { x86 } from '../arch/x86/index.js';
 import { createPgtable as x86Pgtable } from '../arch/x86/pgtable.js';
 import { layout as x86Layout } from '../arch/x86/setup.js';
 import type { PteWriteEvent } from '../emu/events.js';
@@ -28,7 +30,9 @@ export function testMemory(arch: ArchName, ramSize = 32 << 20, cpuCount = 1): Te
   const pgtable = (isArm ? arm64Pgtable : x86Pgtable)(DEFAULT_CONFIG);
   const ram = new Ram(layout.physBase, ramSize);
   const memory = new Memory(ram, pgtable, layout);
-  const cpus = Array.from({ length: cpuCount }, (_, id) => testCpu({ id, here: { ram } }));
+  const cpus = Array.from({ length: cpuCount }, (_, id) =>
+    testCpu({ id, here: { ram, arch: isArm ? arm64 : x86 } }),
+  );
   memory.cpus.push(...cpus.map(({ here }) => here));
   const first = cpus[0];
   if (first === undefined) throw new RangeError('a machine has at least one CPU');

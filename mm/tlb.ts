@@ -34,6 +34,11 @@ export function flush_tlb_one(here: ThisCpu, addr: bigint): void {
   dropPage(here, pageOf(addr), 'flush_tlb_one_kernel');
 }
 
+/** Drops what this CPU's TLB holds of a page whose entry allows what was refused: somebody else changed it. */
+export function flush_tlb_fix_spurious_fault(here: ThisCpu, address: bigint): void {
+  dropPage(here, pageOf(address), 'flush_tlb_fix_spurious_fault');
+}
+
 function flushEverywhere(memory: Memory, start: bigint, end: bigint, by: string): void {
   const first = toSigned(pageOf(start));
   const pages = Math.ceil((toSigned(end) - first) / PAGE_SIZE);

@@ -1,7 +1,7 @@
 /** Questions for arm64 MMUs, and kfault's and the engine's answers. */
 import { Arm64Mmu } from '../arch/arm64/mmu.js';
 import { pageOf, toSigned } from '../emu/address.js';
-import { ACCESS_FETCH, accessType } from '../emu/cpu.js';
+import { ACCESS_FETCH, ACCESS_WRITE, accessType } from '../emu/cpu.js';
 import { NO_EVENTS } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
@@ -35,6 +35,7 @@ export const ARM64_TABLES: readonly number[] = Array.from({ length: TABLES }, (_
 const PSTATE_EL1H = 5n;
 const PSTATE_PAN = 1n << 22n;
 const FSC = 0x3f;
+const AF_AND_PAGE = 0x403n;
 /** The fault status of an access that translated to where nothing is. */
 const FSC_EXTABT = 0x10;
 
@@ -59,7 +60,7 @@ export function half(tcr: bigint, va: bigint, low: number, high: number): boolea
 
 /**
  * The address that an abort reports. A branch drops the tag of its target where the top byte of instruction
- * addresses is ignored (Arm ARM, D8.8 "Address tagging"; pseudocode AArch64.BranchAddr).
+ * addresses is ignored (Arm ARM, "Address tagging"; pseudocode AArch64.BranchAddr).
  */
 function reported({ access, va, tcr }: Arm64Case): bigint {
   const ignored = half(tcr, va, 37, 38) && !half(tcr, va, 51, 52);
@@ -67,9 +68,42 @@ function reported({ access, va, tcr }: Arm64Case): bigint {
   return BigInt.asUintN(64, BigInt.asIntN(56, va));
 }
 
+/** The half of the addresses that is not asked about leads to the code. */
+function withHome({ va, tcr, ttbr0, ttbr1 }: Arm64Case): Pick<Arm64Case, 'tcr' | 'ttbr0' | 'ttbr1'> {
+  return isHigh(va)
+    ? { tcr: (tcr & ~TCR_HOME_LOW) | 16n, ttbr0: BigInt(HOME), ttbr1 }
+    : { tcr: (tcr & ~TCR_HOME_HIGH) | (16n << 16n), ttbr0, ttbr1: BigInt(HOME) };
+}
+
 /** The address without its tag: as good for data, and all that there is of it for code. */
 function untagged({ va, tcr }: Arm64Case): bigint {
   return half(tcr, va, 37, 38) ? BigInt.asUintN(64, BigInt.asIntN(56, va)) : va;
+}
+
+/**
+ * Where LDTR and STTR are for our MMU, in the half of the addresses that is not asked about: four tables, then
+ * a page of code. Far from the tables of cases, so that no changed bit makes an entry lead there.
+ */
+const HOME = ARM64_RAM_BASE + 0x2c5000;
+const HOME_CODE = HOME + 4 * 4096;
+const HOME_LOW = 0x0000_0000_0001_0000n;
+const HOME_HIGH = 0xffff_ffff_ffff_0000n;
+/** ldtrb w0, [x1] at the start of the page; sttrb w0, [x1] at its end. */
+const LDTRB = 0x38400820;
+const STTRB = 0x38000820;
+const STTRB_AT = 4092;
+/** TCR_EL1: T0SZ, EPD0 and T1SZ, EPD1. */
+const TCR_HOME_LOW = 0xbfn;
+const TCR_HOME_HIGH = 0xbf_0000n;
+
+function layHome(ram: Ram): void {
+  for (let level = 0; level < 4; level++) {
+    const table = HOME + level * 4096;
+    const entry = BigInt(table + 4096) | AF_AND_PAGE;
+    for (const index of level < 3 ? [0, 511] : [16, 496]) ram.writeU64(table + index * 8, entry);
+  }
+  ram.writeU64(HOME_CODE, BigInt(LDTRB));
+  ram.writeU64(HOME_CODE + STTRB_AT - 4, BigInt(STTRB) << 32n);
 }
 
 /** kfault's MMU. The same one answers all cases, so that what it remembers of earlier walks is checked, too. */
@@ -78,23 +112,34 @@ export class Arm64Ours {
   private readonly tables: Tables;
   private readonly cpu = new ControlCpu();
   private readonly mmu = new Arm64Mmu(this.ram);
+  /** Has it seen that there is an LDTR? */
+  private readonly sees: boolean;
 
   /** @param spare more pages that may hold tables */
   constructor(spare: readonly number[] = []) {
     this.tables = new Tables(this.ram, [...ARM64_TABLES, ...spare]);
     this.mmu.attach(this.cpu, new Trace(0, NO_EVENTS));
+    layHome(this.ram);
+    this.mmu.unprivilegedCode.note(HOME_CODE);
+    this.sees = this.mmu.unprivilegedCode.possible;
   }
 
   answer(question: Arm64Case): Ours {
     const { cpu, mmu, tables } = this;
     const { access, va, unprivileged, pan } = question;
+    const ldtr = unprivileged && question.ldtr && access !== ACCESS_FETCH;
+    const el0 = unprivileged && !ldtr;
     tables.load(question.entries);
-    cpu.write('tcr_el1', question.tcr);
+    const { tcr, ttbr0, ttbr1 } = ldtr ? withHome(question) : question;
+    cpu.write('tcr_el1', tcr);
     cpu.write('sctlr_el1', question.sctlr);
-    cpu.write('ttbr0_el1', question.ttbr0);
-    cpu.write('ttbr1_el1', question.ttbr1);
-    cpu.write('pstate', (unprivileged ? 0n : PSTATE_EL1H) | (pan ? PSTATE_PAN : 0n));
-    mmu.user = unprivileged;
+    cpu.write('ttbr0_el1', ttbr0);
+    cpu.write('ttbr1_el1', ttbr1);
+    cpu.write('pstate', (el0 ? 0n : PSTATE_EL1H) | (pan ? PSTATE_PAN : 0n));
+    const home = isHigh(va) ? HOME_LOW : HOME_HIGH;
+    cpu.write('pc', access === ACCESS_WRITE ? home + BigInt(STTRB_AT) : home);
+    mmu.user = el0;
+    mmu.unprivilegedCode.possible = ldtr && this.sees;
     mmu.refresh();
 
     const { ok, pa, perms, code, levels } = mmu.translate(va, accessType(access), unprivileged);
@@ -107,6 +152,14 @@ export class Arm64Ours {
     else if (ok && mmu.pa !== pa - (pa % 4096)) {
       flaw = `translate() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
     } else if ((granted & ~perms) !== 0) flaw = `fill() grants ${granted}, translate() ${perms}`;
+    if (el0) {
+      // The first access after an eret: nobody has told the MMU, which has seen code that may have done it.
+      tables.restore();
+      mmu.user = false;
+      mmu.unprivilegedCode.possible = true;
+      const again = this.fill(question);
+      if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first access of EL0`;
+    }
     return {
       pa: ok ? pa : null,
       code,
@@ -133,6 +186,7 @@ export class Arm64Theirs {
 
   constructor(library: UnicornLibrary) {
     this.mmu = new OwnArm64Mmu(library, this.ram);
+    layHome(this.ram);
     this.tables = new Tables(this.ram, ARM64_TABLES);
   }
 

@@ -1,7 +1,9 @@
-/** Where the engine's arm64 MMU is no such CPU as kfault's. Sections are those of the Arm ARM (DDI 0487). */
-import { ACCESS_FETCH, ACCESS_WRITE, PERM_EXEC } from '../emu/cpu.js';
+/** Where the engine's arm64 MMU is no such CPU as kfault's. Titles of sections are those of the Arm ARM (DDI 0487). */
+import { ACCESS_FETCH, ACCESS_WRITE, PERM_EXEC, PERM_WRITE } from '../emu/cpu.js';
 import type { WalkLevel } from '../emu/events.js';
 import {
+  ARM64_RAM_BASE,
+  ARM64_RAM_SIZE,
   type Arm64Case,
   bit,
   half,
@@ -101,26 +103,46 @@ function tooLarge(limit: bigint, { entry }: WalkLevel): boolean {
 function obeysLimit(question: Arm64Case, ours: Ours, unlimited: Ours): boolean {
   const limit = addressLimit(question.tcr);
   const root = isHigh(question.va) ? question.ttbr1 : question.ttbr0;
-  const at = unlimited.levels.findIndex((level) => tooLarge(limit, level));
   const refused = (level: number): boolean =>
     ours.pa === null && ours.code === FSC_ADDRESS_SIZE + level && ours.writes.size === 0;
   // A walk that was not begun has seen no address.
   if (unlimited.levels.length > 0 || (unlimited.code & 0x3c) === FSC_EXTERNAL_ON_WALK) {
     if ((root & ADDRESS) >= limit) return refused(0) && ours.levels.length === 0;
   }
-  if (at < 0) return sameAnswer(ours, unlimited);
-  const end = last(question, ours);
+  const at = unlimited.levels.findIndex((level) => tooLarge(limit, level));
+  const end = last(question, { ...unlimited, levels: unlimited.levels.slice(0, at + 1) });
+  if (end === null) return sameAnswer(ours, unlimited);
   // Entries that are no descriptors of their level have no address.
-  if (end === null || ours.levels.length !== at + 1) return sameAnswer(ours, unlimited);
   const hasAddress = isLeaf(end) || (end.level < 3 && (end.value & 3n) === 3n);
-  return hasAddress ? refused(end.level) : sameAnswer(ours, unlimited);
+  return hasAddress ? refused(end.level) && ours.levels.length === at + 1 : sameAnswer(ours, unlimited);
+}
+
+/** Level of the entry that a walk with one more step would have read. */
+function levelAfter(question: Arm64Case, { levels }: Ours): number {
+  return 4 - Math.ceil((sizeOf(question) - 12) / 9) + levels.length;
+}
+
+/** Is the address in a half that is walked for it? */
+function isWalked({ va, tcr, access }: Arm64Case, size: number): boolean {
+  if (half(tcr, va, 7, 23)) return false;
+  const tagged = half(tcr, va, 37, 38) && !(access === ACCESS_FETCH && half(tcr, va, 51, 52));
+  const address = BigInt.asIntN(tagged ? 56 : 64, va);
+  return address >= 0n ? address < 1n << BigInt(size) : address >= -(1n << BigInt(size));
+}
+
+/** The page of the table at which our walk ended without reading an entry of it; null when it did not so end. */
+function nextTable(question: Arm64Case, ours: Ours): number | null {
+  const end = last(question, ours);
+  if (end !== null) return end.level < 3 && (end.value & 3n) === 3n ? Number(end.value & ADDRESS) : null;
+  if (!isWalked(question, sizeOf(question))) return null;
+  return Number((isHigh(question.va) ? question.ttbr1 : question.ttbr0) & ADDRESS);
 }
 
 export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
   {
     name: 'no-E0PD',
     engine: 'has no FEAT_E0PD: TCR_EL1.E0PD0 and E0PD1 do nothing',
-    manual: 'D24.2 "TCR_EL1, Translation Control Register (EL1)", fields E0PD0 and E0PD1',
+    manual: '"TCR_EL1, Translation Control Register (EL1)", fields E0PD0 and E0PD1',
     instead: (question) => {
       if ((question.tcr & TCR_E0PD) === 0n) return null;
       const closed = question.unprivileged && half(question.tcr, question.va, 55, 56);
@@ -136,7 +158,7 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
   {
     name: 'no-EPAN',
     engine: 'has no FEAT_PAN3: SCTLR_EL1.EPAN does nothing',
-    manual: 'D8.4 "Memory access control", "Enhanced privileged access never" (SCTLR_EL1.EPAN)',
+    manual: '"Memory access control", "Enhanced privileged access never" (SCTLR_EL1.EPAN)',
     instead: (question) => {
       const { access, pan, sctlr, unprivileged } = question;
       if ((sctlr & SCTLR_EPAN) === 0n || !pan || unprivileged) return null;
@@ -159,7 +181,7 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
     name: 'contiguous-range-too-large',
     engine: 'does not look at the contiguous bit',
     manual:
-      'D8.7 "Translation Lookaside Buffers", "The Contiguous bit": a range larger than the input addresses may be a Translation fault',
+      '"Translation Lookaside Buffers", "The Contiguous bit": a range larger than the input addresses may be a Translation fault',
     instead: (question, ours) => {
       const end = last(question, ours);
       if (end === null || !isLeaf(end) || (end.value & CONT) === 0n) return null;
@@ -174,7 +196,7 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
   {
     name: 'no-address-size-faults',
     engine: 'does not compare addresses in TTBRs and descriptors with TCR_EL1.IPS',
-    manual: 'D8.2 "Translation process", "Output address size" and "Address size fault"',
+    manual: '"Translation process", "Output address size" and "Address size fault"',
     instead: (question) => {
       if (addressLimit(question.tcr) === 1n << 48n) return null;
       return {
@@ -187,7 +209,7 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
     name: 'no-HAFDBS',
     engine: 'has no FEAT_HAFDBS: TCR_EL1.HA and HD do nothing',
     manual:
-      'D8.4 "Memory access control", "Hardware management of the Access flag" and "Hardware management of the dirty state"',
+      '"Memory access control", "Hardware management of the Access flag" and "Hardware management of the dirty state"',
     instead: (question, ours) => {
       const end = last(question, ours);
       if ((question.tcr & TCR_HA) === 0n || end === null || !isLeaf(end)) return null;
@@ -197,14 +219,18 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
         follows: (answer, set) =>
           difference({ ...answer, writes: set.writes }, set) === null &&
           sameEntries(answer.writes, answer.pa === null ? new Map() : written(question, end)) &&
-          (answer.granted & ~set.granted) === 0,
+          (answer.granted & ~set.granted) === 0 &&
+          // Of a page that is clean the first write must be asked for, because it writes the descriptor.
+          ((answer.granted & PERM_WRITE) === 0 ||
+            question.access === ACCESS_WRITE ||
+            (end.value & RDONLY) === 0n),
       };
     },
   },
   {
     name: 'level-0-block',
     engine: 'takes a level 0 descriptor that ends in 01 for a block of 512 GiB',
-    manual: 'D8.3 "Translation table descriptor formats": no blocks at level 0 without FEAT_LPA2, invalid',
+    manual: '"Translation table descriptor formats": no blocks at level 0 without FEAT_LPA2, invalid',
     instead: (question, ours) => {
       const end = last(question, ours);
       if (end === null || end.level !== 0 || (end.value & 3n) !== 1n) return null;
@@ -215,7 +241,7 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
     name: 'block-address-bits',
     engine: 'lets bits below the size of a block, which are RES0, into the physical address',
     manual:
-      'D8.3 "Translation table descriptor formats": block descriptors have the output address from bit 21 or 30 on',
+      '"Translation table descriptor formats": block descriptors have the output address from bit 21 or 30 on',
     instead: (question, ours) => {
       const end = last(question, ours);
       if (end === null || !isBlock(end)) return null;
@@ -227,10 +253,15 @@ export const ARM64_DEVIATIONS: readonly Deviation<Arm64Case>[] = [
   {
     name: 'absent-table',
     engine: 'reads zeros where a table is outside the ram, without an abort',
-    manual: 'D8.2 "Translation process", "External abort on a translation table walk"; DFSC 0b0101LL',
+    manual: '"Translation process", "External abort on a translation table walk"; DFSC 0b0101LL',
     answers: (_question, ours) => {
       if (ours.pa !== null || (ours.code & 0x3c) !== FSC_EXTERNAL_ON_WALK) return null;
       return { ...ours, code: FSC_TRANSLATION + (ours.code & 3) };
+    },
+    avoided: (question, ours) => {
+      const table = nextTable(question, ours);
+      if (table === null || (table >= ARM64_RAM_BASE && table < ARM64_RAM_BASE + ARM64_RAM_SIZE)) return null;
+      return ours.pa === null && ours.code === FSC_EXTERNAL_ON_WALK + levelAfter(question, ours);
     },
   },
 ];

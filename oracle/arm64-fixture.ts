@@ -152,7 +152,7 @@ function functionFor(access: AccessCode, user: boolean, ldtr: boolean): string {
   return `${user ? 'user' : ldtr ? 'unprivileged' : 'kernel'}_${what}`;
 }
 
-/** ESR_EL1 of an abort. Arm ARM, D24.2 "ESR_EL1": EC, IL, WnR, the status code. */
+/** ESR_EL1 of an abort. Arm ARM, "ESR_EL1": EC, IL, WnR, the status code. */
 function esr(code: number, access: AccessCode, user: boolean): number {
   const fetch = access === ACCESS_FETCH;
   const level = fetch ? (user ? 0x82000000 : 0x86000000) : user ? 0x92000000 : 0x96000000;

@@ -38,8 +38,11 @@ export class ControlCpu implements Cpu {
     };
   }
 
+  /** By CPL on x86-64, by the exception level on arm64. */
   privilege(): Privilege {
-    return 'kernel';
+    const pstate = this.values.get('pstate');
+    const user = pstate === undefined ? (this.read('cs') & 3n) === 3n : (pstate & 0xfn) === 0n;
+    return user ? 'user' : 'kernel';
   }
 
   setPrivilege(): void {

@@ -15,6 +15,12 @@ export interface Question {
   readonly built: string;
 }
 
+/**
+ * What became of a mutant: somebody `noticed` a wrong result, all `missed` it, or it `broke`: it does not
+ * load, throws, or does not come to an end, which says nothing about how well results are compared.
+ */
+export type Judgement = 'noticed' | 'missed' | 'broke';
+
 const CHILD = fileURLToPath(new URL('./mutant-child.js', import.meta.url));
 /** Rooms that a walker needs. */
 const ROOMS = ['arch', 'emu', 'oracle'];
@@ -40,11 +46,11 @@ export class MutantJudge {
   }
 
   /** Does the oracle notice anything about the walker as it is? Then nothing can be said of mutants. */
-  noticesUnchanged(arch: ArchName): Promise<boolean> {
+  judgeUnchanged(arch: ArchName): Promise<Judgement> {
     return this.ask({ arch, built: this.move() });
   }
 
-  async notices({
+  async judge({
     target,
     source,
     mutant,
@@ -52,7 +58,7 @@ export class MutantJudge {
     target: Target;
     source: string;
     mutant: Mutant;
-  }): Promise<boolean> {
+  }): Promise<Judgement> {
     const built = this.move();
     const compiled = join(built, target.file.replace(/\.ts$/, '.js'));
     const original = readFileSync(compiled);
@@ -80,20 +86,25 @@ export class MutantJudge {
     this.child = null;
   }
 
-  /** True also when there is no answer: the walk goes round and round, or the process broke. */
-  private ask(question: Question): Promise<boolean> {
+  private ask(question: Question): Promise<Judgement> {
     this.child ??= fork(CHILD, [this.library], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
     const { child } = this;
     return new Promise((resolve) => {
-      const done = (noticed: boolean, broken: boolean): void => {
+      const done = (judgement: Judgement): void => {
         clearTimeout(timer);
         child.removeAllListeners();
-        if (broken) this.close();
-        resolve(noticed);
+        resolve(judgement);
       };
-      const timer = setTimeout(() => done(true, true), MILLISECONDS);
-      child.once('message', (noticed) => done(noticed === true, false));
-      child.once('exit', () => done(true, true));
+      // The walk goes round and round, or the process ended.
+      const broken = (): void => {
+        this.close();
+        done('broke');
+      };
+      const timer = setTimeout(broken, MILLISECONDS);
+      child.once('message', (judgement) =>
+        done(judgement === 'noticed' || judgement === 'missed' ? judgement : 'broke'),
+      );
+      child.once('exit', broken);
       child.send(question);
     });
   }

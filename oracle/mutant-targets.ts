@@ -13,8 +13,11 @@ export interface Target {
 
 /** Test files of the walkers, from the package root. */
 export const UNIT_TESTS: Readonly<Record<ArchName, readonly string[]>> = {
-  'x86-64': ['arch/x86/mmu', 'arch/x86/walk', 'oracle/deviations'],
-  arm64: ['arch/arm64/mmu', 'arch/arm64/walk', 'oracle/deviations'],
+  'x86-64': [
+    ...['arch/x86/mmu', 'arch/x86/walk', 'arch/x86/access-matrix.test', 'oracle/deviations'],
+    'oracle/remembered',
+  ],
+  arm64: ['arch/arm64/mmu', 'arch/arm64/walk', 'oracle/deviations', 'oracle/remembered'],
 };
 
 /** Results that stand for each other's mistakes. */
@@ -59,6 +62,7 @@ export const TARGETS: readonly Target[] = [
       'pageOffset',
       'needed',
       'refresh',
+      ...['A', 'D', 'EFLAGS_AC', 'supervisorWrite', '#answerPinned', 'pin', 'physical'],
     ],
   },
   {
@@ -75,6 +79,11 @@ export const TARGETS: readonly Target[] = [
     arch: 'arm64',
     file: 'arch/arm64/mmu.ts',
     without: {},
-    only: ['fill', '#convert', '#e0pd', '#updateFlags', 'faultOf', '#leafOf', 'translate', 'refresh'],
+    only: [
+      ...['fill', '#convert', '#e0pd', '#updateFlags', 'faultOf', '#leafOf', 'translate', 'refresh'],
+      ...['PSTATE_PAN', 'PSTATE_UAO', 'PSTATE_EL_BITS', '#isUnprivilegedAccess', 'maintenanceFaultOf'],
+      ...['writable', 'at_s1e1r', 'pin'],
+    ],
   },
+  { arch: 'arm64', file: 'arch/arm64/unprivileged-code.ts', without: {} },
 ];

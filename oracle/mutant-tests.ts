@@ -3,12 +3,15 @@ import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runCommand } from '../scripts/command.js';
 import type { ArchName } from './case.js';
+import type { Judgement } from './mutant-judge.js';
 import { type Target, UNIT_TESTS } from './mutant-targets.js';
 import { applyMutant, type Mutant } from './mutate.js';
 
 const ROOMS = ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'];
 const FILES = ['package.json', 'jest.config.js'];
 /** A mutant may loop for ever. */
+/** In the summary: a test has failed. A file that cannot be loaded is not counted there. */
+const FAILED = /^Tests: +[0-9]+ failed/m;
 const MILLISECONDS = 120_000;
 
 export class TestRunner {
@@ -26,7 +29,7 @@ export class TestRunner {
     symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   }
 
-  async notices({
+  async judge({
     target,
     source,
     mutant,
@@ -34,18 +37,18 @@ export class TestRunner {
     target: Target;
     source: string;
     mutant: Mutant;
-  }): Promise<boolean> {
+  }): Promise<Judgement> {
     const file = join(this.folder, target.file);
     writeFileSync(file, applyMutant(source, mutant));
     try {
-      return await this.fails(target.arch);
+      return await this.judgeSources(target.arch);
     } finally {
       writeFileSync(file, source);
     }
   }
 
-  /** Do the tests fail on the sources as they are in the folder now? */
-  async fails(arch: ArchName): Promise<boolean> {
+  /** What the tests say of the sources as they are in the folder now. */
+  async judgeSources(arch: ArchName): Promise<Judgement> {
     const jest = join('node_modules', 'jest', 'bin', 'jest.js');
     const options = ['--experimental-vm-modules', '--no-warnings'];
     const outcome = await runCommand(
@@ -53,6 +56,7 @@ export class TestRunner {
       [...options, jest, '--runInBand', '--bail', ...UNIT_TESTS[arch]],
       { cwd: this.folder, env: this.env, timeoutMs: MILLISECONDS },
     );
-    return outcome.kind !== 'exited' || outcome.status !== 0;
+    if (outcome.kind === 'exited' && outcome.status === 0) return 'missed';
+    return outcome.kind === 'exited' && FAILED.test(outcome.output) ? 'noticed' : 'broke';
   }
 }

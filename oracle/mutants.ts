@@ -1,14 +1,17 @@
 /**
  * `npm run mutants`: does anything notice a mistake in a walker? Each mutant of the walkers' sources is
- * compared with the engine's own MMU; where that notices nothing, the walkers' tests are run on it. Exit
- * status: 0 all were noticed or are known to change nothing, 1 some were not, 2 it could not be done.
+ * compared with the engine's own MMU; where that notices nothing, the walkers' tests are run on it; and what
+ * they do not notice either may be known to change nothing. Arguments are parts of what is to be mutated, of
+ * names like `arch/x86/walk.ts#remember`; all without. Exit status: 0 all were noticed, or are known to
+ * change nothing, 1 some were not, 2 it could not be done.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ensureEngine, packageRoot } from '../scripts/setup-engine.js';
+import type { ArchName } from './case.js';
 import { EQUIVALENT } from './equivalent-mutants.js';
-import { MutantJudge } from './mutant-judge.js';
+import { type Judgement, MutantJudge } from './mutant-judge.js';
 import { CODES, TARGETS, type Target } from './mutant-targets.js';
 import { TestRunner } from './mutant-tests.js';
 import { type Mutant, mutantsOf } from './mutate.js';
@@ -19,16 +22,23 @@ export interface Job {
   readonly mutant: Mutant;
 }
 
-type Fate = 'oracle' | 'tests' | 'equivalent' | 'survived';
+/** `broke`: it does not load, throws or never ends, which nobody needs a comparison for. */
+type Fate = 'oracle' | 'tests' | 'broke' | 'equivalent' | 'survived';
 
-function jobs(root: string): Job[] {
+function jobs(root: string, parts: readonly string[]): Job[] {
   return TARGETS.flatMap((target) => {
     const source = readFileSync(join(root, target.file), 'utf8');
     const { without, only } = target;
     const wanted = (where: string): boolean =>
-      !(where in without) && (only === undefined || only.includes(where));
+      !Object.hasOwn(without, where) &&
+      (only === undefined || only.includes(where)) &&
+      (parts.length === 0 || parts.some((part) => nameOf(target.file, where).includes(part)));
     return mutantsOf(source, CODES, wanted).map((mutant) => ({ target, source, mutant }));
   });
+}
+
+function nameOf(file: string, where: string): string {
+  return `${file}#${where.replace('#', '')}`;
 }
 
 function lineOf({ source, mutant }: Job): string {
@@ -67,37 +77,48 @@ async function main(): Promise<number> {
   };
   const root = packageRoot();
   const { library } = await ensureEngine({ log });
-  const all = jobs(root);
+  const all = jobs(root, process.argv.slice(2));
+  const arches = [...new Set(all.map(({ target }) => target.arch))];
   const fates = new Map<Job, Fate>();
   const folder = mkdtempSync(join(tmpdir(), 'kfault-mutants-'));
   const hands = Array.from({ length: Math.min(2, availableParallelism()) }, (_, i) =>
     join(folder, String(i)),
   );
   const judges = hands.map((place) => new MutantJudge(join(place, 'built'), root, library));
-  try {
-    for (const arch of new Set(TARGETS.map((target) => target.arch))) {
-      if (await judges[0]?.noticesUnchanged(arch)) {
-        log(`the oracle disagrees with the ${arch} walker as it is: nothing can be said of mutants`);
-        return 2;
-      }
+  /** Before, that nothing is said of mutants of a broken walker; after, that the mutants are gone. */
+  const unchangedPasses = async (
+    who: string,
+    judge: (arch: ArchName) => Promise<Judgement> | undefined,
+  ): Promise<boolean> => {
+    for (const arch of arches) {
+      const judgement = await judge(arch);
+      if (judgement === 'missed') continue;
+      log(`${who}: the ${arch} walker as it is: ${judgement}. Nothing can be said of mutants`);
+      return false;
     }
+    return true;
+  };
+  const oraclePasses = (): Promise<boolean> =>
+    unchangedPasses('oracle', (arch) => judges[0]?.judgeUnchanged(arch));
+  try {
+    if (!(await oraclePasses())) return 2;
     await inParallel(judges, all, async (judge, job) => {
-      if (await judge.notices(job)) fates.set(job, 'oracle');
-      else if (isEquivalent(job)) fates.set(job, 'equivalent');
+      const judgement = await judge.judge(job);
+      if (judgement !== 'missed') fates.set(job, judgement === 'noticed' ? 'oracle' : 'broke');
     });
+    if (!(await oraclePasses())) return 2;
     const left = all.filter((job) => !fates.has(job));
     log(`${all.length} mutants; the oracle does not notice ${left.length}, which the tests get now`);
     const runners = hands.map((place) => new TestRunner(join(place, 'sources'), root, library));
-    for (const arch of new Set(left.map(({ target }) => target.arch))) {
-      if (await runners[0]?.fails(arch)) {
-        log(`tests of the ${arch} walker fail as they are: nothing can be said of mutants`);
-        return 2;
-      }
-    }
+    const testsPass = (): Promise<boolean> =>
+      unchangedPasses('tests', (arch) => runners[0]?.judgeSources(arch));
+    if (!(await testsPass())) return 2;
     await inParallel(runners, left, async (runner, job) => {
-      fates.set(job, (await runner.notices(job)) ? 'tests' : 'survived');
+      const judgement = await runner.judge(job);
+      if (judgement !== 'missed') fates.set(job, judgement === 'noticed' ? 'tests' : 'broke');
+      else fates.set(job, isEquivalent(job) ? 'equivalent' : 'survived');
     });
-    return report(all, fates);
+    return (await testsPass()) ? report(all, fates) : 2;
   } finally {
     for (const judge of judges) judge.close();
     rmSync(folder, { recursive: true, force: true });
@@ -111,7 +132,7 @@ function report(all: readonly Job[], fates: ReadonlyMap<Job, Fate>): number {
     const count = (fate: Fate): number =>
       all.filter((job) => job.target.file === file && fates.get(job) === fate).length;
     lines.push(
-      `${file}: noticed by the oracle ${count('oracle')}, by the tests ${count('tests')}, change nothing ${count('equivalent')}, survived ${count('survived')}`,
+      `${file}: noticed by the oracle ${count('oracle')}, by the tests ${count('tests')}, did not load or end ${count('broke')}, change nothing ${count('equivalent')}, survived ${count('survived')}`,
     );
   }
   for (const job of survivors) {

@@ -14,6 +14,8 @@ import { X86Generator } from './x86-generate.js';
 export interface Bench<C extends Case> extends Answers<C> {
   readonly arch: ArchName;
   readonly deviations: readonly Deviation<C>[];
+  /** What is not asked, because the engine knows nothing of it. */
+  readonly limits: readonly string[];
   generator(random: Random): { next(): C };
   /** The same, with an MMU of ours that remembers nothing. */
   afresh(): Bench<C>;
@@ -27,6 +29,7 @@ export function x86Bench(library: UnicornLibrary): Bench<X86Case> {
     return {
       arch: 'x86-64',
       deviations: X86_DEVIATIONS,
+      limits: [],
       generator: (random) => new X86Generator(random),
       ours: (question) => kfault.answer(question),
       theirs: (question) => engine.answer(question),
@@ -44,6 +47,7 @@ export function arm64Bench(library: UnicornLibrary): Bench<Arm64Case> {
     return {
       arch: 'arm64',
       deviations: ARM64_DEVIATIONS,
+      limits: ['TCR_EL1.T0SZ and T1SZ of 40 to 48, which FEAT_TTST allows: the engine does not have it'],
       generator: (random) => new Arm64Generator(random),
       ours: (question) => kfault.answer(question),
       theirs: (question) => engine.answer(question),
@@ -68,8 +72,10 @@ export interface Tally<C extends Case> {
   cases: number;
   /** How often the accesses came to what, by name. */
   readonly outcomes: Map<string, number>;
-  /** How often a deviation was needed, by name. */
-  readonly deviations: Map<string, number>;
+  /** How often a deviation had a part in the question, by name. */
+  readonly checked: Map<string, number>;
+  /** How often the answers would have differed without it, by name. */
+  readonly needed: Map<string, number>;
   readonly disagreements: Disagreement<C>[];
 }
 
@@ -87,7 +93,8 @@ export function ask<C extends Case>(bench: Bench<C>, seed: number, { count, enou
     seed,
     cases: 0,
     outcomes: new Map(),
-    deviations: new Map(bench.deviations.map(({ name }) => [name, 0])),
+    checked: new Map(bench.deviations.map(({ name }) => [name, 0])),
+    needed: new Map(bench.deviations.map(({ name }) => [name, 0])),
     disagreements: [],
   };
   const note = (counts: Map<string, number>, name: string): void => {
@@ -98,11 +105,12 @@ export function ask<C extends Case>(bench: Bench<C>, seed: number, { count, enou
     const verdict = compare(bench, bench.deviations, question);
     tally.cases += 1;
     note(tally.outcomes, outcomeName(bench.arch, verdict.ours));
+    for (const name of verdict.checked) note(tally.checked, name);
     switch (verdict.kind) {
       case 'agree':
         break;
       case 'deviation':
-        for (const name of verdict.names) note(tally.deviations, name);
+        for (const name of verdict.names) note(tally.needed, name);
         break;
       case 'disagree':
         tally.disagreements.push({ index, question, ours: verdict.ours, what: verdict.what });

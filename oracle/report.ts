@@ -22,7 +22,7 @@ function sorted(counts: ReadonlyMap<string, number>): [string, number][] {
 
 export function textReport<C extends Case>(
   bench: Bench<C>,
-  { arch, seed, cases, outcomes, deviations, disagreements }: Tally<C>,
+  { arch, seed, cases, outcomes, checked, needed, disagreements }: Tally<C>,
   printed: readonly Printed[],
 ): string[] {
   const share = (count: number): string => `${((100 * count) / cases).toFixed(1).padStart(5)} %`;
@@ -32,11 +32,16 @@ export function textReport<C extends Case>(
   for (const [name, count] of sorted(outcomes)) {
     lines.push(`${String(count).padStart(WIDTH)} ${share(count)}  ${name}`);
   }
-  lines.push('  explained by what the engine does differently:');
+  lines.push(
+    '  what the engine does differently, cases checked for it and cases whose answers differ by it:',
+  );
+  const count = (counts: ReadonlyMap<string, number>, name: string): string =>
+    String(counts.get(name) ?? 0).padStart(WIDTH);
   for (const { name, engine, manual } of bench.deviations) {
-    lines.push(`${String(deviations.get(name) ?? 0).padStart(WIDTH)}  ${name}: ${engine}`);
-    lines.push(`${''.padStart(WIDTH)}  (${manual})`);
+    lines.push(`${count(checked, name)} ${count(needed, name)}  ${name}: ${engine}`);
+    lines.push(`${''.padStart(2 * WIDTH + 1)}  (${manual})`);
   }
+  for (const limit of bench.limits) lines.push(`  not asked: ${limit}`);
   lines.push(`  disagreements: ${disagreements.length}`);
   for (const { index, what, questions, fixture, raw } of printed) {
     lines.push('', `case ${index} of seed ${seed}: ${what}`);
@@ -51,7 +56,7 @@ export function textReport<C extends Case>(
 }
 
 export function jsonReport<C extends Case>(
-  { arch, seed, cases, outcomes, deviations, disagreements }: Tally<C>,
+  { arch, seed, cases, outcomes, checked, needed, disagreements }: Tally<C>,
   printed: readonly Printed[],
 ): unknown {
   return {
@@ -59,7 +64,9 @@ export function jsonReport<C extends Case>(
     seed,
     cases,
     outcomes: Object.fromEntries(sorted(outcomes)),
-    deviations: Object.fromEntries(deviations),
+    deviations: Object.fromEntries(
+      [...checked].map(([name, count]) => [name, { checked: count, needed: needed.get(name) ?? 0 }]),
+    ),
     disagreements: disagreements.length,
     printed,
   };

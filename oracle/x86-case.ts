@@ -2,7 +2,7 @@
 
 import { NOT_CANONICAL, X86Mmu } from '../arch/x86/mmu.js';
 import { pageOf, toSigned } from '../emu/address.js';
-import { ACCESS_FETCH, accessType } from '../emu/cpu.js';
+import { accessType } from '../emu/cpu.js';
 import { NO_EVENTS } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
@@ -75,12 +75,12 @@ export class X86Ours {
     else if (ok && mmu.pa !== pa - (pa % 4096)) {
       flaw = `explain() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
     } else if ((granted & ~perms) !== 0) flaw = `fill() grants ${granted}, explain() ${perms}`;
-    if (access === ACCESS_FETCH && user) {
-      // The first fetch after an iretq: nobody has told the MMU.
+    if (user) {
+      // The first access after an iretq: nobody has told the MMU.
       tables.restore();
       mmu.user = false;
       const again = this.fill(question);
-      if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first fetch of user mode`;
+      if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first access of user mode`;
     }
     return {
       pa: ok ? pa : null,

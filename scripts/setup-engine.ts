@@ -131,9 +131,11 @@ function withDefaults(options: SetupOptions): Setup {
 
 /** The package's folder. This file runs from `scripts/`, `dist/scripts/` and `dist/straight/scripts/`. */
 export function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
-  return folder;
+  const here = dirname(fileURLToPath(import.meta.url));
+  for (let folder = here; ; folder = dirname(folder)) {
+    if (existsSync(join(folder, 'package.json'))) return folder;
+    if (dirname(folder) === folder) throw new Error(`there is no package.json above ${here}`);
+  }
 }
 
 const OVERRIDE_TODO: readonly string[] = [

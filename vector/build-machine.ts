@@ -1,6 +1,7 @@
 /** From a loaded fixture to a machine that is ready for the first step. */
 import type { Arch, ExtableSpec } from '../arch/arch.js';
 import { arm64 } from '../arch/arm64/index.js';
+import type { KernelConfig } from '../arch/kernel-config.js';
 import { x86 } from '../arch/x86/index.js';
 import { System } from '../boot/system.js';
 import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_map, type MapAttr } from '../bpf/arena.js';
@@ -11,9 +12,11 @@ import { drain } from '../emu/path.js';
 import { RamError } from '../emu/ram.js';
 import { errnoName } from '../kernel/errno.js';
 import { PageAllocatorError } from '../mm/page_alloc.js';
+import { slabFunctionNames } from '../mm/slab.js';
 import { VmallocError } from '../mm/vmalloc.js';
 import { assembleText, type Image } from './assemble-text.js';
 import { DataPages, isRefusal } from './data-pages.js';
+import { kfenceOptions, SystemKfence } from './kfence-machine.js';
 import type { Fixture } from './load.js';
 import type { ArenaData, DataData, ExtableData } from './schema.js';
 import { SystemMachine } from './system-machine.js';
@@ -54,17 +57,24 @@ function boot(fixture: Fixture, engine: Engine): SystemMachine {
       arch: ARCHES[data.arch],
       engine,
       sink: log,
-      config: given(data.config ?? {}),
+      config: configOf(data),
       ramBytes: data.ram,
       cpus: data.cpus,
       task: given(data.task ?? {}),
       limits: given(data.limits ?? {}),
+      kfence: data.kfence === undefined ? null : kfenceOptions(data.kfence),
     });
-    return new SystemMachine(system, log);
+    system.kernel.clock.advance(Math.round((data.clock ?? 0) * 1_000_000));
+    return new SystemMachine(system, log, data.kfence === undefined ? null : new SystemKfence(system));
   } catch (error) {
     if (error instanceof RamError || error instanceof PageAllocatorError) throw noRam(fixture, error.message);
     throw error;
   }
+}
+
+function configOf({ config }: Fixture['data']): Partial<KernelConfig> {
+  const { granule: _, ...options } = config ?? {};
+  return given(options);
 }
 
 function noRam({ source, data }: Fixture, message: string): Error {
@@ -95,6 +105,7 @@ class Builder {
   async build(): Promise<Image[]> {
     const { data } = this.fixture;
     for (const [name, arena] of Object.entries(data.arenas ?? {})) this.#arena(name, arena);
+    this.#kfence();
     data.data?.forEach((each, i) => {
       this.#data(each, i);
     });
@@ -111,7 +122,22 @@ class Builder {
         throw pte.va.error(`there is no ${wanted}: the tables end above it`);
       }
     });
+    const { kthread, borrows_mm, mmap_lock } = data.task ?? {};
+    if (mmap_lock === 'held') this.machine.system.userMm().contended = true;
+    if (kthread === true) this.machine.system.becomeKthread(borrows_mm === true);
     return images;
+  }
+
+  /** Caches, and functions of the allocators, are known by name. */
+  #kfence(): void {
+    const { kfence, system } = this.machine;
+    if (kfence === null) return;
+    for (const name of slabFunctionNames) {
+      this.machine.symbols.set(name, system.kernel.kallsyms.kallsyms_lookup_name(name));
+    }
+    for (const [name, cache] of Object.entries(this.fixture.data.caches ?? {})) {
+      this.machine.addSymbol(name, kfence.create(name, cache), 1);
+    }
   }
 
   #arena(name: string, arena: ArenaData): void {
@@ -166,11 +192,12 @@ class Builder {
     const size = data.size ?? Math.max(data.bytes?.length ?? 0, 8 * (data.words?.length ?? 0));
     const at = data.at?.value(machine.scope);
     try {
-      const prot = data.prot ?? 'rw';
+      const { where = 'vmalloc', prot = 'rw', symbol } = data;
+      const populate = data.populate ?? (data.fault === undefined || hasContent(data));
       const address =
-        data.populate === false
-          ? this.#pages.reserve(prot, size, at)
-          : this.#pages.load(data.where ?? 'vmalloc', prot, size, data.symbol, at);
+        where === 'user'
+          ? this.#pages.loadUser({ ...data, prot, populate }, size, symbol, at)
+          : this.#pages.load(where, prot, size, symbol, at);
       machine.addSymbol(data.symbol, address, size);
       if (data.bytes !== undefined) machine.writeMemory(0, address, data.bytes);
     } catch (error) {
@@ -256,7 +283,7 @@ class Builder {
   #userText({ text, index, start, assembled }: Image): void {
     const { bytes } = assembled;
     try {
-      this.#pages.load('user', 'rx', bytes.length, text.symbol, start);
+      this.#pages.loadUser({ prot: 'rx', populate: true }, bytes.length, text.symbol, start);
       this.machine.writeMemory(0, start, bytes);
     } catch (error) {
       if (!isRefusal(error)) throw error;
@@ -300,6 +327,11 @@ class Builder {
       data: entry.data ?? {},
     };
   }
+}
+
+/** True when the fixture says what its first bytes are. */
+function hasContent({ bytes, words }: DataData): boolean {
+  return bytes !== undefined || words !== undefined;
 }
 
 /** First address behind an image's exception table, which follows the code and lies within one page. */

@@ -1,13 +1,35 @@
 /** What the schema cannot say: references between the parts of a fixture, and values in their ranges. */
 import { RAM_MAX, RAM_MIN } from '../emu/ram.js';
+import { checkKfenceKeys } from './check-kfence-keys.js';
 import { type FixtureError, quoted } from './fixture-error.js';
-import type { FixtureData } from './schema.js';
+import type { DataData, FixtureData } from './schema.js';
 import type { FaultExpect, StateExpect } from './schema-expect.js';
-import type { Step } from './schema-steps.js';
+import type { Raise, Step } from './schema-steps.js';
 import type { Path, Source } from './source.js';
 import { didYouMean, listOf } from './suggest.js';
 
 const WIDTHS = ['u8', 'u16', 'u32', 'u64', 'bytes'] as const;
+
+/** Options that only one architecture has. */
+const OPTION_OF: Readonly<Partial<Record<string, FixtureData['arch']>>> = {
+  UNWINDER: 'x86-64',
+  PTI: 'x86-64',
+  SMAP: 'x86-64',
+  SMEP: 'x86-64',
+  PKE: 'x86-64',
+  vsyscall: 'x86-64',
+  KPTI: 'arm64',
+  ARM64_CONTPTE: 'arm64',
+  PAN: 'arm64',
+  HA: 'arm64',
+  HD: 'arm64',
+  SW_TTBR0_PAN: 'arm64',
+  E0PD: 'arm64',
+  granule: 'arm64',
+};
+
+/** Keys of data that only user memory has. */
+const USER_KEYS = ['grows_down', 'pkey', 'fault', 'write_locked'] as const;
 
 /** All mistakes of a fixture that fits the schema. */
 export function checkFixture(source: Source, fixture: FixtureData): FixtureError[] {
@@ -29,6 +51,9 @@ class Checker {
 
   run(): FixtureError[] {
     this.#ram();
+    this.#config();
+    this.#task();
+    this.#covers();
     this.#symbols();
     this.#programReferences();
     this.#text();
@@ -39,6 +64,7 @@ class Checker {
       this.#step(step, ['steps', i]);
     });
     if (this.fixture.expect !== undefined) this.#state(this.fixture.expect, ['expect']);
+    this.#errors.push(...checkKfenceKeys(this.source, this.fixture));
     return this.#errors;
   }
 
@@ -62,6 +88,64 @@ class Checker {
     }
   }
 
+  #config(): void {
+    const { config = {}, arch } = this.fixture;
+    for (const [key, of] of Object.entries(OPTION_OF)) {
+      if (Object.hasOwn(config, key) && of !== arch) {
+        this.#addKey(['config', key], `${quoted(key)} is an option of ${of}, and this fixture is of ${arch}`);
+      }
+    }
+    const { granule } = config;
+    if (granule !== undefined && granule !== '4KiB') {
+      this.#add(['config', 'granule'], `the granule of ${granule} is not modelled: only 4KiB is`);
+    }
+    if (config.SW_TTBR0_PAN === true && config.PAN !== false) {
+      this.#add(
+        ['config', 'SW_TTBR0_PAN'],
+        'the kernel uses software PAN only on a CPU without PAN',
+        'Say `PAN: false` as well.',
+      );
+    }
+    if (config.HD === true && config.HA !== true) {
+      this.#add(
+        ['config', 'HD'],
+        'the dirty state is managed by hardware only together with the access flag',
+        'Say `HA: true` as well.',
+      );
+    }
+  }
+
+  #task(): void {
+    const { task = {}, steps, cpus = 1 } = this.fixture;
+    if (Array.isArray(task.pid) && task.pid.length > cpus) {
+      this.#add(
+        ['task', 'pid'],
+        `${task.pid.length} process ids, but the fixture has ${cpus} CPU${cpus === 1 ? '' : 's'}`,
+      );
+    }
+    if (task.borrows_mm === true && task.kthread !== true) {
+      this.#addKey(
+        ['task', 'borrows_mm'],
+        'only a kernel thread borrows an address space',
+        'Say `kthread: true`.',
+      );
+    }
+    if (task.kthread !== true) return;
+    steps.forEach((step, i) => {
+      if ('user' in step) this.#addKey(['steps', i, 'user'], 'a kernel thread runs no user code');
+    });
+  }
+
+  #covers(): void {
+    const { covers = [], arch } = this.fixture;
+    const other = arch === 'arm64' ? 'x86/' : 'arm64/';
+    covers.forEach((row, i) => {
+      if (row.startsWith(other))
+        this.#add(['covers', i], `${quoted(row)} is a case of the other architecture`);
+      else if (covers.indexOf(row) < i) this.#add(['covers', i], `${quoted(row)} is there twice`);
+    });
+  }
+
   /** Arenas, functions and data are all names of addresses: each name once. */
   #symbols(): void {
     const seen = new Map<string, string>(this.#arenas.map((name) => [name, 'an arena']));
@@ -73,6 +157,7 @@ class Checker {
     this.fixture.text?.forEach((t, i) => {
       add(t.symbol, 'a function', ['text', i, 'symbol']);
     });
+    for (const cache of Object.keys(this.fixture.caches ?? {})) add(cache, 'a cache', ['caches', cache]);
     this.fixture.data?.forEach((d, i) => {
       add(d.symbol, 'data', ['data', i, 'symbol']);
     });
@@ -162,6 +247,7 @@ class Checker {
       if (data.bytes !== undefined && data.words !== undefined) {
         this.#add(['data', i, 'words'], 'bytes and words at once: which is it?');
       }
+      this.#userData(data, ['data', i], given);
       if (data.populate === false && data.where !== 'user') {
         this.#add(
           ['data', i, 'populate'],
@@ -171,6 +257,24 @@ class Checker {
         this.#add(['data', i, 'populate'], 'pages that are not there yet hold no data: give only a size');
       }
     });
+  }
+
+  #userData(data: DataData, path: Path, given: number): void {
+    if (data.where !== 'user') {
+      for (const key of USER_KEYS) {
+        if (data[key] !== undefined) this.#addKey([...path, key], `only user memory has ${quoted(key)}`);
+      }
+      if (data.prot === 'none' || data.prot === 'r') {
+        this.#add([...path, 'prot'], `kernel memory cannot be ${data.prot}: it is rw, ro, rx or rwx`);
+      }
+      return;
+    }
+    if (data.prot === 'none' && given > 0) {
+      this.#add([...path, 'prot'], 'nothing can be put into memory that nobody may touch: give only a size');
+    }
+    if (data.pkey !== undefined && this.fixture.arch !== 'x86-64') {
+      this.#addKey([...path, 'pkey'], 'protection keys are modelled on x86-64 only');
+    }
   }
 
   #cpu(items: readonly { readonly cpu?: number | undefined }[], key: string): void {
@@ -190,6 +294,7 @@ class Checker {
     if ('destroy' in step) this.#arena(step.destroy, [...path, 'destroy']);
     if ('stream_read' in step) this.#program(step.stream_read.program, [...path, 'stream_read', 'program']);
     if ('write' in step) this.#width(step.write, [...path, 'write']);
+    if ('raise' in step && step.raise !== undefined) this.#raise(step.raise, [...path, 'raise']);
     if ('check' in step) this.#state(step.check, [...path, 'check']);
     if (!('expect' in step) || step.expect === undefined) return;
     const { expect } = step;
@@ -198,6 +303,25 @@ class Checker {
       expect.faults?.forEach((fault, i) => {
         this.#fault(fault, [...path, 'expect', 'faults', i]);
       });
+    }
+  }
+
+  #raise(raise: NonNullable<Raise>, path: Path): void {
+    const isX86 = 'exception' in raise;
+    if (isX86 && this.fixture.arch === 'arm64') {
+      this.#addKey([...path, 'exception'], 'arm64 has no vectors: an exception is `esr` and `far`');
+    }
+    if (!isX86 && this.fixture.arch === 'x86-64') {
+      this.#addKey(
+        [...path, 'esr'],
+        'x86-64 has no ESR: an exception is `exception`, `error_code` and `address`',
+      );
+    }
+    if (isX86 && raise.address !== undefined && raise.exception !== 'PF') {
+      this.#addKey(
+        [...path, 'address'],
+        `${quoted(raise.exception)} leaves CR2 as it is: only PF has an address`,
+      );
     }
   }
 

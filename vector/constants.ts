@@ -1,4 +1,6 @@
 /** Names that every expression knows: the kernel's own constants. */
+import type { Arch } from '../arch/arch.js';
+import * as arm64 from '../arch/arm64/extable.js';
 import {
   BUS_ADRALN,
   BUS_ADRERR,
@@ -14,7 +16,9 @@ import {
   SIGKILL,
   SIGSEGV,
 } from '../arch/kernel.js';
+import { EX_TYPE as X86_EX_TYPE } from '../arch/x86/extable-format.js';
 import * as errnos from '../kernel/errno.js';
+import * as slab from '../mm/slab-cache.js';
 
 const COMMON: Readonly<Record<string, bigint>> = {
   NULL: 0n,
@@ -31,6 +35,9 @@ const COMMON: Readonly<Record<string, bigint>> = {
   BPF_STDOUT: 1n,
   BPF_STDERR: 2n,
   NUMA_NO_NODE: -1n,
+  // include/uapi/asm-generic/signal.h, siginfo.h
+  SIGILL: 4n,
+  ILL_ILLOPC: 1n,
   SIGBUS: BigInt(SIGBUS),
   SIGKILL: BigInt(SIGKILL),
   SIGSEGV: BigInt(SIGSEGV),
@@ -49,17 +56,53 @@ const COMMON: Readonly<Record<string, bigint>> = {
   X86_PF_RSVD: 1n << 3n,
   X86_PF_INSTR: 1n << 4n,
   X86_PF_PK: 1n << 5n,
+  X86_PF_SHSTK: 1n << 6n,
+  X86_PF_SGX: 1n << 15n,
+  X86_PF_RMP: 1n << 31n,
+  // include/linux/gfp_types.h
+  GFP_KERNEL: BigInt(slab.GFP_KERNEL),
+  GFP_ATOMIC: BigInt(slab.GFP_ATOMIC),
+  __GFP_ZERO: BigInt(slab.__GFP_ZERO),
+  __GFP_DMA: BigInt(slab.__GFP_DMA),
+  __GFP_DMA32: BigInt(slab.__GFP_DMA32),
+  __GFP_THISNODE: BigInt(slab.__GFP_THISNODE),
+  ZERO_SIZE_PTR: slab.ZERO_SIZE_PTR,
+  // arch/x86/include/uapi/asm/vsyscall.h
+  VSYSCALL_ADDR: -10n << 20n,
   // arch/arm64/include/asm/esr.h
   ESR_ELx_WNR: 1n << 6n,
+  ESR_ELx_CM: 1n << 8n,
 };
 
-/** Constants by name. Errnos are positive, as in C: `-EBUSY`. */
-export const CONSTANTS: ReadonlyMap<string, bigint> = new Map([
-  ...Object.entries(COMMON),
-  ...Object.entries(errnos).flatMap(([name, value]): [string, bigint][] =>
-    typeof value === 'number' ? [[name, BigInt(value)]] : [],
+/** EX_TYPE_* of each architecture: the same names do not mean the same numbers. */
+const EX_TYPES: Readonly<Record<Arch['name'], Readonly<Record<string, number>>>> = {
+  'x86-64': Object.fromEntries(
+    Object.entries(X86_EX_TYPE).map(([name, value]) => [`EX_TYPE_${name}`, value]),
   ),
-]);
+  arm64: {
+    EX_TYPE_NONE: arm64.EX_TYPE_NONE,
+    EX_TYPE_BPF: arm64.EX_TYPE_BPF,
+    EX_TYPE_UACCESS_ERR_ZERO: arm64.EX_TYPE_UACCESS_ERR_ZERO,
+    EX_TYPE_KACCESS_ERR_ZERO: arm64.EX_TYPE_KACCESS_ERR_ZERO,
+    EX_TYPE_UACCESS_CPY: arm64.EX_TYPE_UACCESS_CPY,
+    EX_TYPE_LOAD_UNALIGNED_ZEROPAD: arm64.EX_TYPE_LOAD_UNALIGNED_ZEROPAD,
+  },
+};
+
+function constantsFor(arch: Arch['name']): ReadonlyMap<string, bigint> {
+  return new Map([
+    ...Object.entries(COMMON),
+    ...Object.entries({ ...errnos, ...EX_TYPES[arch] }).flatMap(([name, value]): [string, bigint][] =>
+      typeof value === 'number' ? [[name, BigInt(value)]] : [],
+    ),
+  ]);
+}
+
+/** Constants by name. Errnos are positive, as in C: `-EBUSY`. */
+export const CONSTANTS: Readonly<Record<Arch['name'], ReadonlyMap<string, bigint>>> = {
+  'x86-64': constantsFor('x86-64'),
+  arm64: constantsFor('arm64'),
+};
 
 /** Page protections, whose values depend on architecture and configuration. */
 export const PROTECTIONS = [

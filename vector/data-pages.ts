@@ -1,12 +1,40 @@
 /** Pages for the data of a fixture and for user code and stacks. */
-import { PAGE_SIZE, VM_EXEC, VM_READ, VM_WRITE } from '../arch/kernel.js';
+import {
+  PAGE_SIZE,
+  VM_EXEC,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_HWPOISON,
+  VM_FAULT_MAJOR,
+  VM_FAULT_OOM,
+  VM_FAULT_RETRY,
+  VM_FAULT_SIGBUS,
+  VM_FAULT_SIGSEGV,
+  VM_GROWSDOWN,
+  VM_READ,
+  VM_WRITE,
+} from '../arch/kernel.js';
 import type { System } from '../boot/system.js';
 import { hex } from '../emu/address.js';
-import { MmapError, mmap_region } from '../mm/mmap.js';
+import { MmapError } from '../mm/mmap.js';
 import { PageAllocatorError } from '../mm/page_alloc.js';
 import { VmallocError } from '../mm/vmalloc.js';
 
-export type Prot = 'rw' | 'ro' | 'rx' | 'rwx';
+import type { FAULTS, PROTS } from './schema.js';
+
+type KernelProt = 'rw' | 'ro' | 'rx' | 'rwx';
+export type Prot = (typeof PROTS)[number];
+type Fault = (typeof FAULTS)[number];
+
+/** What a range of user memory is like. */
+export interface UserMemory {
+  readonly prot: Prot;
+  /** False leaves its pages to the first touch. */
+  readonly populate: boolean;
+  readonly grows_down?: boolean | undefined;
+  readonly pkey?: number | undefined;
+  readonly fault?: Fault | undefined;
+  readonly write_locked?: boolean | undefined;
+}
 
 /** Where user data goes that does not say, and where the user stack ends. */
 const USER_DATA = 0x1000_0000n;
@@ -19,12 +47,24 @@ const KERNEL_PROT = {
   rx: 'PAGE_KERNEL_ROX',
   rwx: 'PAGE_KERNEL_EXEC',
 } as const;
-const USER_PROT = {
-  rw: ['PAGE_SHARED', VM_READ | VM_WRITE],
-  ro: ['PAGE_READONLY', VM_READ],
-  rx: ['PAGE_READONLY_EXEC', VM_READ | VM_EXEC],
-  rwx: ['PAGE_SHARED_EXEC', VM_READ | VM_WRITE | VM_EXEC],
-} as const;
+const USER_PROT: Readonly<Record<Prot, number>> = {
+  none: 0,
+  r: VM_READ,
+  ro: VM_READ,
+  rw: VM_READ | VM_WRITE,
+  rx: VM_READ | VM_EXEC,
+  rwx: VM_READ | VM_WRITE | VM_EXEC,
+};
+/** VM_FAULT_* bits, and how often they are answered. */
+const CHOSEN: Readonly<Record<Fault, readonly [bits: number, times: number]>> = {
+  sigbus: [VM_FAULT_SIGBUS, Number.POSITIVE_INFINITY],
+  oom: [VM_FAULT_OOM, Number.POSITIVE_INFINITY],
+  sigsegv: [VM_FAULT_SIGSEGV, Number.POSITIVE_INFINITY],
+  hwpoison: [VM_FAULT_HWPOISON, Number.POSITIVE_INFINITY],
+  retry: [VM_FAULT_RETRY, 1],
+  retry_major: [VM_FAULT_RETRY | VM_FAULT_MAJOR, 1],
+  completed: [VM_FAULT_COMPLETED, Number.POSITIVE_INFINITY],
+};
 
 /** True for what is thrown when pages cannot be had at a place; the message says why. */
 export function isRefusal(error: unknown): error is Error {
@@ -42,40 +82,45 @@ export class DataPages {
   constructor(readonly system: System) {}
 
   /**
-   * Maps fresh, zeroed pages. Throws what `isRefusal` knows.
+   * Maps fresh, zeroed kernel pages. Throws what `isRefusal` knows.
    * @param size bytes, 1 or more
    * @param at the address, page aligned; chosen if undefined
    * @returns their address
    */
-  load(where: 'vmalloc' | 'linear' | 'user', prot: Prot, size: number, owner: string, at?: bigint): bigint {
+  load(where: 'vmalloc' | 'linear', prot: Prot, size: number, owner: string, at?: bigint): bigint {
     if (at !== undefined && at % BigInt(PAGE_SIZE) !== 0n) {
       throw new RangeError(`${hex(at)} is not the start of a page`);
     }
+    const kernelProt = kernelProtOf(prot);
+    if (kernelProt === null) throw new RangeError(`kernel memory cannot be ${prot}: it is rw, ro, rx or rwx`);
     const { pgtable } = this.system.memory;
-    switch (where) {
-      case 'vmalloc':
-        return this.system.loadPages(size, pgtable[KERNEL_PROT[prot]], owner, at);
-      case 'linear':
-        return this.#linear(prot, size, owner, at);
-      case 'user':
-        return this.#user(prot, size, owner, at ?? this.#nextUser);
-    }
+    return where === 'vmalloc'
+      ? this.system.loadPages(size, pgtable[KERNEL_PROT[kernelProt]], owner, at)
+      : this.#linear(kernelProt, size, owner, at);
   }
 
-  /** Maps a range of user memory whose pages come with the first touch. Arguments as of `load`. */
-  reserve(prot: Prot, size: number, at: bigint = this.#nextUser): bigint {
+  /** Maps user memory. Other arguments as of `load`. */
+  loadUser(user: UserMemory, size: number, owner: string, at: bigint = this.#nextUser): bigint {
     const bytes = this.#userRange(at, size);
-    mmap_region(this.system.userMm(), at, bytes, USER_PROT[prot][1]);
+    const { prot, populate, grows_down, pkey, fault, write_locked } = user;
+    const vm_flags = USER_PROT[prot] | (grows_down === true ? VM_GROWSDOWN : 0);
+    const vma = this.system.loadUserPages(at, bytes, { vm_flags, pkey }, owner, populate);
+    if (fault !== undefined) {
+      const [bits, times] = CHOSEN[fault];
+      vma.chosen = { bits, times };
+    }
+    if (write_locked === true) vma.write_locked = true;
     return at;
   }
 
   /** A user stack; the first stack pointer. */
   stack(): bigint {
-    this.#user('rw', USER_STACK_SIZE, 'user stack', USER_STACK_END - BigInt(USER_STACK_SIZE));
+    const start = USER_STACK_END - BigInt(USER_STACK_SIZE);
+    this.loadUser({ prot: 'rw', populate: true }, USER_STACK_SIZE, 'user stack', start);
     return USER_STACK_END;
   }
 
-  #linear(prot: Prot, size: number, owner: string, at: bigint | undefined): bigint {
+  #linear(prot: KernelProt, size: number, owner: string, at: bigint | undefined): bigint {
     if (prot !== 'rw') throw new RangeError(`the direct map is rw as a whole: data in it cannot be ${prot}`);
     const { pages, layout, ram } = this.system.memory;
     const count = Math.ceil(size / PAGE_SIZE);
@@ -95,14 +140,6 @@ export class DataPages {
     return at;
   }
 
-  #user(prot: Prot, size: number, owner: string, at: bigint): bigint {
-    const { pgtable } = this.system.memory;
-    const bytes = this.#userRange(at, size);
-    const [name, flags] = USER_PROT[prot];
-    this.system.loadUserPages(at, bytes, flags, pgtable[name], owner);
-    return at;
-  }
-
   /** The size in whole pages. Throws a RangeError when the range is not in user memory. */
   #userRange(at: bigint, size: number): number {
     const { user } = this.system.memory.layout;
@@ -117,4 +154,8 @@ export class DataPages {
     if (end > this.#nextUser) this.#nextUser = end;
     return bytes;
   }
+}
+
+function kernelProtOf(prot: Prot): KernelProt | null {
+  return prot === 'none' || prot === 'r' ? null : prot;
 }

@@ -19,6 +19,10 @@ name: everything at once
 arch: x86-64
 ram: 16MiB
 limits: { refaults: 4 }
+config: { PKE: true }
+kfence: {}
+caches: { c: { size: 32 } }
+data: [{ symbol: secret, where: user, size: 4KiB, pkey: 1 }]
 arenas: { a: { max_entries: 16, map_extra: 0x7f7d26200000 } }
 programs: { prog: { arena: a } }
 text:
@@ -80,6 +84,7 @@ steps:
         - { va: a.page(4), value: none }
         - { va: store, value: page }
       arenas: { a: { pages: 0, scratched: 1, free: 16 } }
+      taint: Not tainted
       console: []
       streams:
         prog:
@@ -91,6 +96,8 @@ steps:
 `;
 
 const ARM64 = X86.replace('x86-64', 'arm64')
+  .replace('config: { PKE: true }\n', '')
+  .replace(', pkey: 1 }', ' }')
   .replace(/push rbp\n\s*mov rbp, rsp/g, 'stp x29, x30, [sp, #-16]!\n      mov x29, sp')
   .replace('call store\n      leave', 'blr x10\n      ldp x29, x30, [sp], #16')
   .replace('mov qword ptr [rdi], rsi\n      pop rbp', 'str x1, [x0]\n      ldp x29, x30, [sp], #16')
@@ -137,8 +144,22 @@ const WORDS: Readonly<Record<'x86-64' | 'arm64', Words>> = {
   },
 };
 
+/** A step that only one of them has: protection keys. */
+const KEYS = {
+  'x86-64': `  - user: user_load
+    registers: { rdi: secret }
+    raise: { exception: PF, error_code: X86_PF_PROT | X86_PF_USER | X86_PF_PK, address: secret }
+    expect:
+      outcome: { kind: signal, signo: SIGSEGV, code: SEGV_PKUERR, address: secret, pkey: 1 }
+`,
+  arm64: '',
+} as const;
+
 /** The same ending for both: other kinds of steps, and the other ways in which a run can end. */
-const TAIL = ({ argument, value, signal, nullTitle, halted, why }: Words): string => `
+const TAIL = (
+  arch: keyof typeof KEYS,
+  { argument, value, signal, nullTitle, halted, why }: Words,
+): string => `
   - call: main
     registers: { ${argument}: a.page(3), ${value}: 0, x10: store }
     expect: { faults: [] }
@@ -150,6 +171,30 @@ const TAIL = ({ argument, value, signal, nullTitle, halted, why }: Words): strin
   - stream_read: { program: prog, length: 12 }
     expect: { ret: 12, text: "ERROR: Arena" }
   - check: { arenas: { a: { pages: 1 } } }
+  - slab: kmem_cache_alloc
+    args: { cache: c }
+    allocations: [{ slot: 72, side: left }]
+    expect:
+      ret: kfence.slot(72)
+      kfence:
+        enabled: true
+        allocated: 1
+        allocs: 1
+        frees: 0
+        zombies: 0
+        bugs: 0
+        incompatible: 0
+        capacity: 0
+        covered: 0
+        free: 254
+        objects: { "72": { state: allocated, addr: kfence.object(72), unprotected_page: 0 } }
+  - debugfs: kfence/stats
+    expect:
+      text: |
+        enabled: 1
+        ...
+  - kfence: { sample_interval: 0 }
+    expect: { ret: 0, console: "kfence: disabled" }
   - name: an entry that is neither none nor present is left alone, and the hook says retry
     pte: { va: a.page(9), value: 2 }
   - call: main
@@ -160,7 +205,7 @@ const TAIL = ({ argument, value, signal, nullTitle, halted, why }: Words): strin
     registers: { ${argument}: 8 }
     expect:
       outcome: { kind: signal, signo: SIGSEGV, code: SEGV_MAPERR, address: 8 }
-  - call: halt
+${KEYS[arch]}  - call: halt
     expect:
       outcome: { kind: stopped, pc: ${halted}, why: "${why}" }
   - call: bad
@@ -181,7 +226,7 @@ function fixtureFor(arch: 'x86-64' | 'arm64'): string {
     '{ test: "user_mode(regs)", value: false }',
     words.decision,
   );
-  const tail = TAIL(words);
+  const tail = TAIL(arch, words);
   return `${body}${arch === 'arm64' ? tail : tail.replaceAll(', x10: store', '')}`;
 }
 
@@ -230,6 +275,8 @@ function changed(path: Path, value: unknown): unknown {
       return 'panic';
     case 'access':
       return 'fetch';
+    case 'state':
+      return 'freed';
     case 'resolved_by':
       return 'kfence';
     case 'exception':
@@ -242,6 +289,7 @@ function changed(path: Path, value: unknown): unknown {
     case 'stderr':
     case 'stream':
     case 'text':
+    case 'taint':
       return `${value} `;
     case 'bytes':
       return `${value} 99`;
@@ -315,6 +363,8 @@ const EXPECTATIONS = new Set([
   'entry',
   'streams',
   'arenaState',
+  'kfenceState',
+  'kfenceObject',
 ]);
 
 /** `fault.pc` for every key of those parts; what all kinds of steps share counts once, as `expect.…`. */
@@ -344,6 +394,8 @@ function keysOnTheWay(path: Path): string[] {
     ptes: 'entry',
     streams: 'streams',
     arenas: 'arenaState',
+    kfence: 'kfenceState',
+    objects: 'kfenceObject',
   };
   const start = path.findIndex((part) => part === 'expect' || part === 'check');
   const keys: string[] = [];
@@ -355,8 +407,8 @@ function keysOnTheWay(path: Path): string[] {
       continue;
     }
     keys.push(`${part}.${key}`);
-    // Streams and arenas are mappings by name.
-    named = key === 'streams' || key === 'arenas';
+    // Streams, arenas and objects of KFENCE are mappings by name.
+    named = key === 'streams' || key === 'arenas' || key === 'objects';
     part = INSIDE[key] ?? part;
   }
   return keys;

@@ -3,9 +3,11 @@ import { hex } from '../emu/address.js';
 import { bytesText } from '../emu/assembler/source.js';
 import type { Engine } from '../emu/cpu.js';
 import { instructionText, loadDisassembler } from '../emu/disassembler.js';
+import type { ConsoleFormat } from '../kernel/printk.js';
 import { buildMachine } from './build-machine.js';
 import { outcomeText } from './checks/check-run.js';
 import { type ExplainView, explainFaults, explainHostCalls } from './explain.js';
+import { consoleLines } from './fault-story.js';
 import { printable } from './fixture-error.js';
 import type { Fixture } from './load.js';
 import type { Machine } from './machine.js';
@@ -27,13 +29,7 @@ export async function explainFixture(
   options: ExplainOptions,
 ): Promise<string[]> {
   const { source, data } = fixture;
-  if (options.step !== null && options.step > data.steps.length) {
-    const count = data.steps.length;
-    throw source.at(
-      ['steps'],
-      `there is no step ${options.step}: the fixture has ${count} step${count === 1 ? '' : 's'}`,
-    );
-  }
+  requireStep(fixture, options);
   const disassembler = await loadDisassembler();
   const { machine } = await buildMachine(fixture, engine);
   try {
@@ -78,6 +74,37 @@ export async function explainFixture(
     }
     return null;
   }
+}
+
+export interface ConsoleOptions extends ExplainOptions {
+  readonly format: ConsoleFormat;
+}
+
+/** The kernel log of a run, line by line as a console prints it. Throws like `explainFixture`. */
+export async function consoleOfFixture(
+  fixture: Fixture,
+  engine: Engine,
+  options: ConsoleOptions,
+): Promise<string[]> {
+  requireStep(fixture, options);
+  const { machine } = await buildMachine(fixture, engine);
+  try {
+    const { spans } = runSteps(fixture, machine);
+    const span = options.step === null ? undefined : spans[options.step - 1];
+    const events = span === undefined ? machine.events : machine.events.slice(span.start, span.end);
+    return consoleLines(events, options.format).map(printable);
+  } finally {
+    machine.close();
+  }
+}
+
+function requireStep({ source, data }: Fixture, { step }: ExplainOptions): void {
+  if (step === null || step <= data.steps.length) return;
+  const count = data.steps.length;
+  throw source.at(
+    ['steps'],
+    `there is no step ${step}: the fixture has ${count} step${count === 1 ? '' : 's'}`,
+  );
 }
 
 /** `call bpf_prog_set_cmask`, with the step's own name behind it. */

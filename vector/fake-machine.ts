@@ -1,8 +1,9 @@
 /** For tests: a machine whose run is a list of events made by hand. */
 import type { Arch, Pgtable } from '../arch/arch.js';
 import type { Event, RunOutcome } from '../emu/events.js';
+import type { RaisedStop } from '../emu/run.js';
 import { type Fixture, parseFixture } from './load.js';
-import type { ArenaView, EntryView, Machine, PagesCall } from './machine.js';
+import type { ArenaView, CallContext, EntryView, Machine, PagesCall } from './machine.js';
 import { Source } from './source.js';
 
 export const KERN = 0xffffc90001e69000n;
@@ -65,7 +66,14 @@ export function scratchFault(address = 0xffffc9002806c000n): Event[] {
       text: () => `ERROR: Arena WRITE access at unmapped address 0x7f7d26203000\nCPU: 0\n\n`,
     },
     leave('bpf_arena_handle_page_fault', true),
-    { type: 'console', cpu, level: 4, text: 'first line\nsecond line' },
+    {
+      type: 'console',
+      cpu,
+      level: 4,
+      text: 'first line\nsecond line',
+      time: 12_345_678,
+      caller: 'T100',
+    },
     leave('page_fault_oops', undefined),
     { type: 'resolved', cpu, how: 'retry', pc: 0xffffffff81000004n },
   ];
@@ -77,6 +85,7 @@ export class FakeMachine implements Machine {
   readonly events: Event[] = [];
   readonly registerNames = ['rax', 'rbx', 'rip'];
   readonly calls: string[] = [];
+  readonly kfence = null;
   readonly scope = {
     name: (name: string) => ({ f: 0xffffffff81000000n, EBUSY: 16n, SIGSEGV: 11n })[name] ?? 0n,
     member: () => KERN,
@@ -97,12 +106,29 @@ export class FakeMachine implements Machine {
   readRegister(_cpu: number, name: string): bigint {
     return name === 'rax' ? 0x4141n : 0n;
   }
-  call(cpu: number): RunOutcome {
+  call(
+    cpu: number,
+    _pc: bigint,
+    _registers: ReadonlyMap<string, bigint>,
+    context: CallContext,
+    raised: RaisedStop | null,
+  ): RunOutcome {
+    const state = Object.entries(context).map(([key, value]) => `, ${key} ${value}`);
+    if (raised !== null) this.calls.push(`call ${raisedText(raised)}${state.join('')}`);
+    return this.#run(cpu);
+  }
+  user(
+    cpu: number,
+    _pc: bigint,
+    _registers: ReadonlyMap<string, bigint>,
+    raised: RaisedStop | null,
+  ): RunOutcome {
+    if (raised !== null) this.calls.push(`user ${raisedText(raised)}`);
+    return this.#run(cpu);
+  }
+  #run(cpu: number): RunOutcome {
     this.events.push(...this.script, { type: 'outcome', cpu, outcome: this.outcome });
     return this.outcome;
-  }
-  user(cpu: number): RunOutcome {
-    return this.call(cpu);
   }
   readMemory(_cpu: number, va: bigint, length: number): Uint8Array | null {
     if (va < MAPPED || va + BigInt(length) > MAPPED + 4096n) return null;
@@ -145,7 +171,17 @@ export class FakeMachine implements Machine {
   isScratch(entry: bigint): boolean {
     return entry === SCRATCH_ENTRY;
   }
+  advance(microseconds: number): void {
+    this.calls.push(`advance ${microseconds}`);
+  }
+  taint(): string {
+    return 'Not tainted';
+  }
   close(): void {}
+}
+
+function raisedText({ number, syndrome, address }: RaisedStop): string {
+  return `raised ${number} ${syndrome.toString(16)} ${address.toString(16)}`;
 }
 
 /** A loaded fixture with one arena `a`, programs `prog` and `other` and a function `f`. */

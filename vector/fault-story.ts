@@ -1,5 +1,6 @@
 /** The event stream cut into faults: what each was, what was done about it and how it ended. */
 import type { DecideEvent, Event, FaultEvent, ResolvedEvent, RunOutcome, WalkEvent } from '../emu/events.js';
+import { type ConsoleFormat, PLAIN, record_print_text } from '../kernel/printk.js';
 import type { RESOLUTIONS } from './schema-expect.js';
 
 export type Resolution = (typeof RESOLUTIONS)[number];
@@ -138,6 +139,6 @@ export function allStreamText(events: readonly Event[]): string {
 }
 
 /** The kernel log of a stretch of events, one string per line. */
-export function consoleLines(events: readonly Event[]): string[] {
-  return events.flatMap((event) => (event.type === 'console' ? event.text.split('\n') : []));
+export function consoleLines(events: readonly Event[], format: ConsoleFormat = PLAIN): string[] {
+  return events.flatMap((event) => (event.type === 'console' ? record_print_text(event, format) : []));
 }

@@ -134,23 +134,43 @@ describe('what does not fit the format', () => {
       `${CALL}ram: lots`,
       '4:6 `lots`: a size is a number of bytes, or a number with KiB, MiB or GiB',
     ],
+    [
+      'an unwinder that is not modelled',
+      `${CALL}config: {UNWINDER: guess}`,
+      '4:20 `guess` is not known here | It must be one of orc and frame_pointer.',
+    ],
+    ['a row that is none', `${CALL}covers: [13]`, '4:10 text is wanted here, not a number (13)'],
+    ['a clock that runs backwards', `${CALL}clock: -1`, '4:8 -1: it must be at least 0'],
+    [
+      'a taint that no flag has',
+      `${CALL}config: {taint: Q}`,
+      '4:17 `Q`: taint is letters of the flags, e.g. "OE"',
+    ],
     ['a CPU beyond all', `${HEAD}steps: [{call: 0, cpu: 9}]`, '3:24 9: it must be at most 7'],
   ])('%s', (_, text, message) => {
     expect(errorsOf(text)).toEqual([message]);
+  });
+
+  test('an option that is not modelled is told with those that are', () => {
+    const [message = ''] = errorsOf(`${CALL}config: {NUMA: true}`);
+    expect(message).toMatch(
+      /^4:10 the option `NUMA` is not modelled \| Modelled: KFENCE, .*UNWINDER, .* and preempt\.$/s,
+    );
   });
 
   test('several mistakes are reported at once, in the order of the text', () => {
     expect(errorsOf(`${HEAD}ramm: 1\nsteps:\n  - call: 0\n    expct: {}\n  - user: 0\n    exp: {}`)).toEqual([
       '3:1 unknown key `ramm`: did you mean `ram`?',
       '6:5 unknown key `expct`: did you mean `expect`?',
-      '8:5 unknown key `exp` | Known here: user, name, cpu, registers and expect.',
+      '8:5 unknown key `exp` | Known here: user, name, cpu, advance, registers, raise and expect.',
     ]);
   });
 });
 
 describe('what fits the format and makes no sense', () => {
   const ARENA = 'arenas: {a: {max_entries: 1}}\n';
-  test.each([
+  const ARM = CALL.replace('x86-64', 'arm64');
+  test.each<[string, string, ...string[]]>([
     [
       'ram of 0',
       `${CALL}ram: 0`,
@@ -197,9 +217,96 @@ describe('what fits the format and makes no sense', () => {
       '4:55 pages that are not there yet hold no data: give only a size',
     ],
     [
+      'an option of the other architecture',
+      `${CALL}config: {KPTI: true}`,
+      '4:10 `KPTI` is an option of arm64, and this fixture is of x86-64',
+    ],
+    [
+      'a granule that is not modelled',
+      `${ARM}config: {granule: 64KiB}`,
+      '4:19 the granule of 64KiB is not modelled: only 4KiB is',
+    ],
+    [
+      'software PAN beside hardware PAN',
+      `${ARM}config: {SW_TTBR0_PAN: true}`,
+      '4:24 the kernel uses software PAN only on a CPU without PAN | Say `PAN: false` as well.',
+    ],
+    [
+      'the dirty state without the access flag',
+      `${ARM}config: {HD: true}`,
+      '4:14 the dirty state is managed by hardware only together with the access flag | Say `HA: true` as well.',
+    ],
+    [
+      'a task that borrows what it has',
+      `${CALL}task: {borrows_mm: true}`,
+      '4:8 only a kernel thread borrows an address space | Say `kthread: true`.',
+    ],
+    [
+      'user code in a kernel thread',
+      `${HEAD}task: {kthread: true}\nsteps: [{user: 0}]`,
+      '4:10 a kernel thread runs no user code',
+    ],
+    [
+      'a case of the other architecture',
+      `${CALL}covers: [x86/1, arm64/1, x86/1]`,
+      '4:17 `arm64/1` is a case of the other architecture',
+      '4:26 `x86/1` is there twice',
+    ],
+    [
+      'keys of user memory in kernel memory',
+      `${CALL}data: [{symbol: d, size: 1, fault: oom}, {symbol: e, size: 1, prot: none}]`,
+      '4:29 only user memory has `fault`',
+      '4:69 kernel memory cannot be none: it is rw, ro, rx or rwx',
+    ],
+    [
+      'something in memory that nobody may touch',
+      `${CALL}data: [{symbol: d, words: [1], where: user, prot: none}]`,
+      '4:51 nothing can be put into memory that nobody may touch: give only a size',
+    ],
+    [
+      'a protection key on arm64',
+      `${ARM}data: [{symbol: d, size: 1, where: user, pkey: 1}]`,
+      '4:42 protection keys are modelled on x86-64 only',
+    ],
+    [
+      'an ESR that x86-64 raises',
+      `${HEAD}steps: [{call: 0, raise: {esr: 1}}]`,
+      '3:27 x86-64 has no ESR: an exception is `exception`, `error_code` and `address`',
+    ],
+    [
+      'a vector that arm64 raises',
+      'name: x\narch: arm64\nsteps: [{call: 0, raise: {exception: PF}}]',
+      '3:27 arm64 has no vectors: an exception is `esr` and `far`',
+    ],
+    [
+      'an address that no exception has',
+      `${HEAD}steps: [{call: 0, raise: {exception: GP, address: 1}}]`,
+      '3:42 `GP` leaves CR2 as it is: only PF has an address',
+    ],
+    [
       'a CPU that is not there',
       `${HEAD}steps: [{call: 0, cpu: 1}]`,
       '3:24 there is no CPU 1: the fixture has 1 | The key cpus at the top says how many there are; they count from 0.',
+    ],
+    [
+      'a pool that is nowhere',
+      `${HEAD}kfence: {pool: here}\nsteps: [{call: 0}]`,
+      '3:16 `here`: the address of the pool is a number like 0xffff8c3f2e200000',
+    ],
+    [
+      'a pool that begins inside a page',
+      `${HEAD}kfence: {pool: 0xffff8c3f2e200800}\nsteps: [{call: 0}]`,
+      '3:16 the pool begins with a page',
+    ],
+    [
+      'more process ids than CPUs',
+      `${HEAD}task: {pid: [1, 2]}\nsteps: [{call: 0}]`,
+      '3:13 2 process ids, but the fixture has 1 CPU',
+    ],
+    [
+      'a process id that is none',
+      `${HEAD}task: {pid: [x]}\nsteps: [{call: 0}]`,
+      '3:13 a process id is wanted here, or a list of them, one for each CPU',
     ],
     [
       'an ESR on x86-64',
@@ -247,8 +354,8 @@ describe('what fits the format and makes no sense', () => {
       `${HEAD}steps:\n  - call: 1 + `,
       '4:14 a number, a name or ( is missing here',
     ],
-  ])('%s', (_, text, message) => {
-    expect(errorsOf(text)).toEqual([message]);
+  ])('%s', (_, text, ...messages) => {
+    expect(errorsOf(text)).toEqual(messages);
   });
 });
 

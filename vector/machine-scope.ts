@@ -1,7 +1,7 @@
 /** What names in expressions mean on a machine. */
 import type { AddressLayout, Pgtable } from '../arch/arch.js';
 import { hex, u64 } from '../emu/address.js';
-import { CONSTANTS, PROTECTIONS } from './constants.js';
+import { PROTECTIONS } from './constants.js';
 import { ExpressionError, evaluate, type Node, type Scope } from './expression.js';
 import { quoted } from './fixture-error.js';
 
@@ -19,6 +19,7 @@ export interface ArenaAddresses {
 }
 
 export interface ScopeParts {
+  readonly constants: ReadonlyMap<string, bigint>;
   readonly pgtable: Pgtable;
   readonly layout: AddressLayout;
   /** Functions and data. */
@@ -27,6 +28,8 @@ export interface ScopeParts {
   readonly labels: ReadonlyMap<string, ReadonlyMap<string, bigint>>;
   /** Null for an arena that was refused, or destroyed. */
   arena(name: string): ArenaAddresses | null;
+  /** KFENCE's pool and where its objects begin. */
+  readonly kfence: { readonly pool: bigint; addressOf(slot: number): bigint } | null;
   /** The last entry that a walk reaches. */
   entryOf(va: bigint): bigint;
   /** Physical address, -1 if not mapped. */
@@ -43,11 +46,11 @@ export class MachineScope implements Scope {
   }
 
   name(name: string, offset: number): bigint {
-    const { symbols, pgtable } = this.#parts;
+    const { symbols, pgtable, constants } = this.#parts;
     const protection = PROTECTIONS.find((each) => each === name);
     const value =
       symbols.get(name) ??
-      CONSTANTS.get(name) ??
+      constants.get(name) ??
       (protection === undefined ? this.#place(name) : pgtable[protection]);
     if (value === undefined) throw new ExpressionError(offset, `${quoted(name)} has no value here`);
     return value;
@@ -84,6 +87,8 @@ export class MachineScope implements Scope {
   member(object: string, member: string, offset: number): bigint {
     const label = this.#parts.labels.get(object)?.get(member);
     if (label !== undefined) return label;
+    const { kfence } = this.#parts;
+    if (object === 'kfence' && kfence !== null && member === 'pool') return kfence.pool;
     const arena = this.#arena(object, offset);
     switch (member) {
       case 'kern':
@@ -101,6 +106,8 @@ export class MachineScope implements Scope {
 
   call(object: string | null, fn: string, args: readonly Node[], offset: number): bigint {
     const { pgtable } = this.#parts;
+    const { kfence } = this.#parts;
+    if (object === 'kfence' && kfence !== null) return this.#kfence(kfence, fn, this.#argument(args, 0));
     if (object !== null) {
       const arena = this.#arena(object, offset);
       const page = this.#argument(args, 0) * PAGE;
@@ -130,6 +137,12 @@ export class MachineScope implements Scope {
       default:
         throw new ExpressionError(offset, `unknown function ${quoted(fn)}`);
     }
+  }
+
+  #kfence(kfence: NonNullable<ScopeParts['kfence']>, fn: string, index: bigint): bigint {
+    if (fn === 'object') return kfence.addressOf(Number(index));
+    // Two pages lie in front of the first object, and a guard page behind each.
+    return u64(kfence.pool + (fn === 'slot' ? (index + 1n) * 2n : index) * PAGE);
   }
 
   #arena(name: string, offset: number): ArenaAddresses {

@@ -1,7 +1,16 @@
 /** What running and checking a fixture asks of a machine. The one implementation is system-machine.ts. */
 import type { Arch, Pgtable } from '../arch/arch.js';
 import type { Event, LevelName, RunOutcome } from '../emu/events.js';
+import type { RaisedStop } from '../emu/run.js';
 import type { Scope } from './expression.js';
+import type {
+  COUNTERS,
+  CounterKey,
+  DEBUGFS_FILES,
+  ObjectState,
+  PlacementData,
+  SlabCallName,
+} from './schema-kfence.js';
 import type { KFUNCS } from './schema-steps.js';
 
 /** Levels that can be named in a fixture. */
@@ -26,6 +35,8 @@ export interface ArenaView {
 export interface CallContext {
   readonly in_interrupt: number;
   readonly pagefault_disabled: number;
+  readonly preempt_count: number;
+  readonly irqs_disabled: boolean;
 }
 
 export interface PagesCall {
@@ -35,6 +46,47 @@ export interface PagesCall {
   readonly page_cnt: bigint;
   readonly node_id: bigint;
   readonly flags: bigint;
+}
+
+/** A call of an allocator from outside guest code. What the function does not take is null. */
+export interface SlabCall {
+  readonly fn: SlabCallName;
+  readonly cache: string | null;
+  readonly size: bigint | null;
+  readonly gfp: number;
+  readonly ptr: bigint | null;
+}
+
+/** State of KFENCE. */
+export interface KfenceView {
+  readonly enabled: boolean;
+  counter(name: (typeof COUNTERS)[CounterKey]): number;
+  /** Objects on the freelist. */
+  readonly free: number;
+  /** Throws a StepRefusal when there is no such object. */
+  object(slot: number): {
+    readonly state: ObjectState;
+    readonly addr: bigint;
+    readonly unprotected_page: bigint;
+  };
+}
+
+/** KFENCE and the allocators. */
+export interface KfenceMachine {
+  /** Address of the pool, 0n where there is none. */
+  readonly pool: bigint;
+  /** Where object `slot` begins. */
+  addressOf(slot: number): bigint;
+  /**
+   * Does something in which these allocations happen, for these callers. Throws a StepRefusal for what the
+   * kernel cannot do, and when some of the allocations did not happen.
+   */
+  during<T>(allocations: readonly PlacementData[], callers: readonly bigint[], work: () => T): T;
+  slabCall(cpu: number, call: SlabCall): bigint;
+  /** A write to kfence.sample_interval: 0 or a negative errno. */
+  setSampleInterval(cpu: number, milliseconds: number): number;
+  debugfs(cpu: number, file: (typeof DEBUGFS_FILES)[number]): string;
+  view(): KfenceView;
 }
 
 /** A step asks for what the machine cannot give: the fixture's mistake. */
@@ -63,8 +115,24 @@ export interface Machine {
 
   readonly registerNames: readonly string[];
   readRegister(cpu: number, name: string): bigint;
-  call(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>, context: CallContext): RunOutcome;
-  user(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>): RunOutcome;
+  /** @param raised an exception that is reported at `pc` before anything runs, or null */
+  call(
+    cpu: number,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    context: CallContext,
+    raised: RaisedStop | null,
+  ): RunOutcome;
+  user(
+    cpu: number,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    raised: RaisedStop | null,
+  ): RunOutcome;
+  /** Lets time pass. */
+  advance(microseconds: number): void;
+  /** print_tainted() */
+  taint(): string;
 
   /** Null when a byte of it is not mapped. */
   readMemory(cpu: number, va: bigint, length: number): Uint8Array | null;
@@ -86,6 +154,9 @@ export interface Machine {
   /** Return value and text of a read from a program's stream. */
   streamRead(cpu: number, program: string, streamId: bigint, length: bigint): { ret: bigint; text: string };
   destroyArena(cpu: number, name: string): void;
+
+  /** Null where the fixture has no key kfence. */
+  readonly kfence: KfenceMachine | null;
 
   arena(name: string): ArenaView;
   /** True when an entry maps the scratch page of any arena. */

@@ -1,5 +1,6 @@
 /** Names that the expressions of one fixture may use, known before anything runs. */
 import { parseLine } from '../emu/assembler/source.js';
+import { slabFunctionNames } from '../mm/slab.js';
 import { CONSTANTS, PLACES, PROTECTIONS } from './constants.js';
 import { ExpressionError, type Node } from './expression.js';
 import { quoted } from './fixture-error.js';
@@ -8,6 +9,7 @@ import type { Path } from './source.js';
 import { didYouMean, listOf } from './suggest.js';
 
 export const ARENA_MEMBERS = ['kern', 'kern_vm', 'user', 'scratch'] as const;
+export const KFENCE_METHODS = ['page', 'slot', 'object'] as const;
 export const ARENA_METHODS = ['page', 'upage'] as const;
 
 /** Functions of expressions, by the number of their arguments. */
@@ -42,7 +44,10 @@ export class Names {
   readonly #images: ReadonlyMap<string, string>;
   readonly #texts: readonly string[];
 
+  readonly #kfence: boolean;
+
   constructor(fixture: FixtureData) {
+    this.#kfence = fixture.kfence !== undefined;
     this.#arenas = new Set(Object.keys(fixture.arenas ?? {}));
     this.#symbols = new Map<string, ReadonlySet<string>>([
       ...(fixture.data ?? []).map((d): [string, ReadonlySet<string>] => [d.symbol, new Set()]),
@@ -57,7 +62,13 @@ export class Names {
         t.program === undefined ? [] : [[t.program, t.symbol]],
       ),
     );
-    this.#plain = [...this.#symbols.keys(), ...CONSTANTS.keys(), ...PROTECTIONS, ...PLACES];
+    this.#plain = [
+      ...(this.#kfence ? [...Object.keys(fixture.caches ?? {}), ...slabFunctionNames] : []),
+      ...this.#symbols.keys(),
+      ...CONSTANTS[fixture.arch].keys(),
+      ...PROTECTIONS,
+      ...PLACES,
+    ];
   }
 
   /**
@@ -105,7 +116,23 @@ export class Names {
     );
   }
 
+  #kfenceMember(member: string, offset: number): void {
+    if (member === 'pool') return;
+    if (KFENCE_METHODS.some((known) => known === member)) {
+      throw new ExpressionError(offset, `${quoted(`kfence.${member}`)} wants a number: kfence.${member}(0)`);
+    }
+    throw new ExpressionError(
+      offset,
+      `KFENCE has no ${quoted(member)}${didYouMean(member, ['pool', ...KFENCE_METHODS])}`,
+      `It has ${listOf(['kfence.pool', ...KFENCE_METHODS.map((method) => `kfence.${method}(n)`)])}.`,
+    );
+  }
+
   #member(object: string, member: string, offset: number): void {
+    if (this.#kfence && object === 'kfence') {
+      this.#kfenceMember(member, offset);
+      return;
+    }
     if (this.#arenas.has(object)) {
       if (ARENA_MEMBERS.some((known) => known === member)) return;
       const isMethod = ARENA_METHODS.some((known) => known === member);
@@ -134,6 +161,11 @@ export class Names {
 
   #call(node: Extract<Node, { kind: 'call' }>): void {
     const { object, fn, args, offset } = node;
+    if (this.#kfence && object === 'kfence') {
+      if (!KFENCE_METHODS.some((known) => known === fn)) this.#kfenceMember(fn, offset);
+      if (args.length !== 1) throw new ExpressionError(offset, `kfence.${fn}() takes one number`);
+      return;
+    }
     if (object !== null) {
       if (!this.#arenas.has(object)) {
         throw new ExpressionError(

@@ -1,4 +1,8 @@
-/** Results for programs. The same input gives the same bytes, unless timing is asked for. */
+/**
+ * Results for programs. Records of the kernel log have their level, the microseconds since boot, who printed
+ * them (`T<pid>`, `C<cpu>`), and their text, which may hold several lines. The same input gives the same bytes,
+ * unless timing is asked for.
+ */
 import type { FixtureResult } from './result.js';
 
 export function jsonReport(results: readonly FixtureResult[], options: { readonly timing: boolean }): string {
@@ -32,6 +36,11 @@ export function jsonReport(results: readonly FixtureResult[], options: { readonl
         message,
         hint,
       })),
+      console: result.events.flatMap((event) =>
+        event.type === 'console'
+          ? [{ level: event.level, time: event.time, caller: event.caller, text: event.text }]
+          : [],
+      ),
       ...(options.timing ? { milliseconds: Math.round(result.milliseconds * 1000) / 1000 } : {}),
     })),
   };

@@ -106,6 +106,7 @@ test('for programs: the same every time, without times unless asked', () => {
     status: 'passed',
     failures: [],
     errors: [],
+    console: [{ level: 4, time: 12_345_678, caller: 'T100', text: 'first line\nsecond line' }],
   });
   expect(report.fixtures[1].failures[0]).toMatchObject({
     kind: 'console',

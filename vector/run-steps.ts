@@ -1,26 +1,34 @@
 /** Runs the steps of a fixture on its machine and checks what each of them expects. */
-import type { Event } from '../emu/events.js';
+import type { Event, RunOutcome } from '../emu/events.js';
 import { RamError } from '../emu/ram.js';
+import type { RaisedStop } from '../emu/run.js';
+import type { ConsoleFormat } from '../kernel/printk.js';
 import { PageAllocatorError } from '../mm/page_alloc.js';
+import { GFP_KERNEL } from '../mm/slab-cache.js';
 import { VmallocError } from '../mm/vmalloc.js';
 import type { Expression } from './bound-expression.js';
 import { checkRun, checkTexts } from './checks/check-run.js';
 import { checkState, requireRegister, wantedBytes } from './checks/check-state.js';
 import { Checks, type Failure } from './checks/failure.js';
 import type { Fixture } from './load.js';
-import { type Machine, StepRefusal } from './machine.js';
+import { type KfenceMachine, type Machine, type SlabCall, StepRefusal } from './machine.js';
 import type { StateExpect } from './schema-expect.js';
-import type {
-  AllocStep,
-  CallStep,
-  PagesStep,
-  PteStep,
-  ReadStep,
-  Step,
-  StreamReadStep,
-  TlbStep,
-  UserStep,
-  WriteStep,
+import {
+  type AllocStep,
+  type CallStep,
+  type DebugfsStep,
+  type KfenceStep,
+  type PagesStep,
+  type PteStep,
+  type Raise,
+  type ReadStep,
+  type SlabStep,
+  type Step,
+  type StreamReadStep,
+  type TlbStep,
+  type UserStep,
+  VECTORS,
+  type WriteStep,
 } from './schema-steps.js';
 import type { Path } from './source.js';
 
@@ -74,6 +82,12 @@ function placed({ source }: Fixture, path: Path, run: () => void): void {
   }
 }
 
+/** How a fixture writes the lines of the kernel log. */
+export function consoleFormat({ data }: Fixture): ConsoleFormat {
+  const { levels = false, time = false, caller = false } = data.console ?? {};
+  return { levels, time, caller };
+}
+
 class StepRunner {
   readonly checks: Checks;
 
@@ -81,13 +95,14 @@ class StepRunner {
     readonly fixture: Fixture,
     readonly machine: Machine,
   ) {
-    this.checks = new Checks(fixture.source, machine);
+    this.checks = new Checks(fixture.source, machine, consoleFormat(fixture));
   }
 
   run(step: Step, path: Path): void {
     const { machine } = this;
     const cpu = step.cpu ?? 0;
     const start = machine.events.length;
+    if (step.advance !== undefined) machine.advance(Math.round(step.advance * 1_000_000));
     if ('call' in step || 'user' in step) this.#code(step, path, cpu, start);
     else if ('kfunc' in step) this.#kfunc(step, path, cpu, start);
     else if ('kernel' in step) {
@@ -98,6 +113,9 @@ class StepRunner {
     else if ('read' in step) this.#read(step, path, cpu, start);
     else if ('pte' in step) this.#pte(step, path, cpu, start);
     else if ('tlb' in step) this.#tlb(step, path, cpu, start);
+    else if ('slab' in step) this.#slab(step, path, cpu, start);
+    else if ('kfence' in step) this.#kfence(step, path, cpu, start);
+    else if ('debugfs' in step) this.#debugfs(step, path, cpu, start);
     else if ('check' in step) this.expectState(step.check, [...path, 'check'], cpu, machine.events);
     else {
       machine.destroyArena(cpu, step.destroy);
@@ -131,16 +149,78 @@ class StepRunner {
       }
       registers.set(name, value.value(machine.scope));
     }
-    const outcome =
+    const raised = this.#raised(step.raise);
+    const run = (): RunOutcome =>
       'call' in step
-        ? machine.call(cpu, step.call.value(machine.scope), registers, {
-            in_interrupt: step.context?.in_interrupt ?? 0,
-            pagefault_disabled: step.context?.pagefault_disabled ?? 0,
-          })
-        : machine.user(cpu, step.user.value(machine.scope), registers);
+        ? machine.call(
+            cpu,
+            step.call.value(machine.scope),
+            registers,
+            {
+              in_interrupt: step.context?.in_interrupt ?? 0,
+              pagefault_disabled: step.context?.pagefault_disabled ?? 0,
+              preempt_count: step.context?.preempt_count ?? 0,
+              irqs_disabled: step.context?.irqs_disabled ?? false,
+            },
+            raised,
+          )
+        : machine.user(cpu, step.user.value(machine.scope), registers, raised);
+    const allocations = 'call' in step ? (step.allocations ?? []) : [];
+    const outcome = machine.kfence === null ? run() : machine.kfence.during(allocations, [], run);
     const events = machine.events.slice(start);
     checkRun(this.checks, step.expect, [...path, 'expect'], outcome, events);
     if (step.expect !== undefined) checkState(this.checks, step.expect, [...path, 'expect'], cpu);
+  }
+
+  #raised(raise: Raise): RaisedStop | null {
+    if (raise === undefined) return null;
+    const { scope } = this.machine;
+    const value = (expression: Expression | undefined): bigint => expression?.value(scope) ?? 0n;
+    return 'exception' in raise
+      ? {
+          kind: 'raised',
+          number: VECTORS[raise.exception],
+          syndrome: value(raise.error_code),
+          address: value(raise.address),
+        }
+      : { kind: 'raised', number: 0, syndrome: value(raise.esr), address: value(raise.far) };
+  }
+
+  /** Only steps of a fixture with the key kfence get here. */
+  get #guards(): KfenceMachine {
+    const { kfence } = this.machine;
+    if (kfence === null) throw new StepRefusal('this machine has no KFENCE');
+    return kfence;
+  }
+
+  #slab(step: SlabStep, path: Path, cpu: number, start: number): void {
+    const { scope } = this.machine;
+    const { cache, size, gfp, ptr } = step.args ?? {};
+    const kfence = this.#guards;
+    const call: SlabCall = {
+      fn: step.slab,
+      cache: cache ?? null,
+      size: size?.value(scope) ?? null,
+      gfp: gfp === undefined ? GFP_KERNEL : Number(BigInt.asUintN(32, gfp.value(scope))),
+      ptr: ptr?.value(scope) ?? null,
+    };
+    const callers = (step.callers ?? []).map((caller) => caller.value(scope));
+    const ret = kfence.during(step.allocations ?? [], callers, () => kfence.slabCall(cpu, call));
+    this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, ret);
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #kfence(step: KfenceStep, path: Path, cpu: number, start: number): void {
+    const ret = this.#guards.setSampleInterval(cpu, step.kfence.sample_interval);
+    this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, BigInt.asUintN(64, BigInt(ret)));
+    this.#expectStep(step.expect, path, cpu, start);
+  }
+
+  #debugfs(step: DebugfsStep, path: Path, cpu: number, start: number): void {
+    const text = this.#guards.debugfs(cpu, step.debugfs);
+    this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, BigInt(text.length));
+    this.checks.text('text', [...path, 'expect', 'text'], step.expect?.text, text);
+    this.#expectStep(step.expect, path, cpu, start);
   }
 
   #kfunc(step: AllocStep | PagesStep, path: Path, cpu: number, start: number): void {

@@ -1,6 +1,7 @@
 /** What a fixture may expect: of a step, and at the end. */
 import { z } from 'zod';
 import { Expression } from './bound-expression.js';
+import { kfenceState } from './schema-kfence.js';
 import { expression, expressionOf, level, lines, name, registers, widths } from './schema-values.js';
 
 export const OUTCOME_KINDS = [
@@ -31,6 +32,7 @@ const outcome = z
       signo: expressionOf('oops, signal: the signal, e.g. SIGSEGV.').optional(),
       code: expressionOf('signal: si_code, e.g. SEGV_MAPERR.').optional(),
       address: expressionOf('signal, livelock: the address.').optional(),
+      pkey: expressionOf('signal: si_pkey, with SEGV_PKUERR.').optional(),
       pc: expressionOf('livelock, stopped: address of the instruction.').optional(),
       turns: expressionOf('livelock: how often the instruction faulted.').optional(),
       why: z.string().optional().describe('stopped: the reason, exactly.'),
@@ -128,11 +130,15 @@ export const stateShape = {
   memory: z.array(memory).optional().describe('Bytes in memory, through the page tables.'),
   ptes: z.array(pte).optional().describe('Page-table entries.'),
   arenas: z.record(name, arenaState).optional().describe('State of arenas.'),
+  kfence: kfenceState.optional().describe('State of KFENCE.'),
+  taint: z.string().optional().describe('The taint of the kernel, as print_tainted() prints it.'),
 };
 
 /** Expectations about text; of the step, or of everything when at the end. */
 export const textShape = {
-  console: lines.optional().describe('Kernel log lines, without time and level. `[]` means none.'),
+  console: lines
+    .optional()
+    .describe('Kernel log lines, written as the key console at the top says. `[]` means none.'),
   streams: z.record(name, stream).optional().describe('BPF streams by program.'),
 };
 

@@ -111,10 +111,13 @@ function unknownKey(source: Source, path: Path, schema: Schema): FixtureError {
   const bare = unwrap(schema);
   const known = bare instanceof z.ZodObject ? Object.keys(bare.shape) : [];
   const near = didYouMean(key, known);
+  const isOption = path.length === 2 && path[0] === 'config' && near === '';
   return source.error(
     source.keyPlace(path),
-    `unknown key ${quoted(key)}${near}`,
-    near === '' && known.length > 0 ? `Known here: ${listOf(known)}.` : '',
+    isOption ? `the option ${quoted(key)} is not modelled` : `unknown key ${quoted(key)}${near}`,
+    near === '' && known.length > 0
+      ? `${isOption ? 'Modelled' : 'Known here'}: ${listOf(known, isOption ? known.length : undefined)}.`
+      : '',
   );
 }
 

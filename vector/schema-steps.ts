@@ -1,17 +1,63 @@
 /** The steps of a fixture. What kind a step is shows in the one key that names it. */
 import { z } from 'zod';
 import { callExpect, readExpect, runExpect, stateExpect, textExpect } from './schema-expect.js';
+import { allocations, DEBUGFS_FILES, SLAB_CALLS, slabArgs } from './schema-kfence.js';
 import { expression, expressionOf, level, registers, widths } from './schema-values.js';
 
 const common = {
   name: z.string().optional().describe('What the step is for; reports show it.'),
   cpu: z.int().min(0).max(7).optional().describe('CPU that does it; 0 if left out.'),
+  advance: z.number().min(0).optional().describe('Seconds that pass before the step; none if left out.'),
 };
+
+/** x86-64 exceptions by their mnemonics, with their vectors: SDM volume 3, table 7-1. */
+export const VECTORS = {
+  DE: 0,
+  DB: 1,
+  NMI: 2,
+  BP: 3,
+  OF: 4,
+  BR: 5,
+  UD: 6,
+  NM: 7,
+  DF: 8,
+  TS: 10,
+  NP: 11,
+  SS: 12,
+  GP: 13,
+  PF: 14,
+  MF: 16,
+  AC: 17,
+  MC: 18,
+  XM: 19,
+  CP: 21,
+} as const;
+const EXCEPTIONS = Object.keys(VECTORS) as [keyof typeof VECTORS, ...(keyof typeof VECTORS)[]];
+
+const raise = z
+  .union([
+    z.strictObject({
+      exception: z.enum(EXCEPTIONS).describe('x86-64: the exception, e.g. PF.'),
+      error_code: expressionOf('x86-64: its error code; 0 if left out.').optional(),
+      address: expressionOf('x86-64: what CR2 gets, with PF; 0 if left out.').optional(),
+    }),
+    z.strictObject({
+      esr: expressionOf('arm64: ESR_EL1.'),
+      far: expressionOf('arm64: FAR_EL1; 0 if left out.').optional(),
+    }),
+  ])
+  .optional()
+  .describe(
+    'An exception that hardware reports at the first instruction, for what code cannot be made to raise. What ' +
+      'follows is real: tried again, the instruction runs.',
+  );
 
 const context = z
   .strictObject({
     in_interrupt: z.int().min(0).max(3).optional().describe('Depth of interrupt context.'),
     pagefault_disabled: z.int().min(0).max(100).optional().describe('Depth of pagefault_disable().'),
+    preempt_count: z.int().min(0).max(255).optional().describe('Depth of preempt_disable().'),
+    irqs_disabled: z.boolean().optional().describe('The code starts with interrupts off.'),
   })
   .optional()
   .describe('State of the task while the code runs.');
@@ -22,6 +68,8 @@ const call = z
     ...common,
     registers: registers.optional().describe('Registers before the first instruction.'),
     context,
+    raise,
+    allocations,
     expect: runExpect.optional().describe('What must hold afterwards.'),
   })
   .describe('Runs kernel code on the kernel stack until it returns.');
@@ -31,6 +79,7 @@ const user = z
     user: expressionOf('Code to run in user mode: a symbol of section user, or an address.'),
     ...common,
     registers: registers.optional().describe('Registers before the first instruction.'),
+    raise,
     expect: runExpect.optional().describe('What must hold afterwards.'),
   })
   .describe('Runs user code on the user stack until it returns.');
@@ -176,6 +225,40 @@ const destroy = z
   })
   .describe('Drops the last reference to an arena map: arena_map_free().');
 
+const slab = z
+  .strictObject({
+    slab: z.enum(SLAB_CALLS).describe('Function to call.'),
+    ...common,
+    args: slabArgs,
+    allocations,
+    callers: z
+      .array(expression)
+      .optional()
+      .describe('Who calls: the return addresses that stacks show, innermost first; nobody if left out.'),
+    expect: callExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Calls an allocator from outside. Its stack has no frames but those that are given.');
+
+const kfence = z
+  .strictObject({
+    kfence: z
+      .strictObject({
+        sample_interval: z.int().min(0).max(1_000_000).describe('Milliseconds; 0 switches it off.'),
+      })
+      .describe('The parameter and its new value.'),
+    ...common,
+    expect: callExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Writes a parameter of KFENCE. It returns 0 or an errno.');
+
+const debugfs = z
+  .strictObject({
+    debugfs: z.enum(DEBUGFS_FILES).describe('The file.'),
+    ...common,
+    expect: textExpect.optional().describe('What must hold afterwards.'),
+  })
+  .describe('Reads a file of debugfs.');
+
 /** Kinds of step by the key that names them; two kinds share `kfunc`. */
 export const STEP_KEYS = [
   'call',
@@ -189,6 +272,9 @@ export const STEP_KEYS = [
   'tlb',
   'check',
   'destroy',
+  'slab',
+  'kfence',
+  'debugfs',
 ] as const;
 export type StepKey = (typeof STEP_KEYS)[number];
 
@@ -205,9 +291,13 @@ export const step = z.union([
   tlb,
   check,
   destroy,
+  slab,
+  kfence,
+  debugfs,
 ]);
 
 export type Step = z.output<typeof step>;
+export type Raise = z.output<typeof raise>;
 export type CallStep = z.output<typeof call>;
 export type UserStep = z.output<typeof user>;
 export type AllocStep = z.output<typeof alloc>;
@@ -220,3 +310,6 @@ export type PteStep = z.output<typeof pte>;
 export type TlbStep = z.output<typeof tlb>;
 export type CheckStep = z.output<typeof check>;
 export type DestroyStep = z.output<typeof destroy>;
+export type SlabStep = z.output<typeof slab>;
+export type KfenceStep = z.output<typeof kfence>;
+export type DebugfsStep = z.output<typeof debugfs>;

@@ -1,8 +1,12 @@
 /** The fixture format: one behaviour per file. The published JSON Schema is made from this. */
 import { z } from 'zod';
 import { stateExpect } from './schema-expect.js';
+import { cache, kfence } from './schema-kfence.js';
 import { step } from './schema-steps.js';
 import { expression, expressionOf, hexBytes, level, NAME, name, size } from './schema-values.js';
+
+/** Page sizes of arm64. One of them is modelled. */
+export const GRANULES = ['4KiB', '16KiB', '64KiB'] as const;
 
 const config = z
   .strictObject({
@@ -22,8 +26,51 @@ const config = z
     SMEP: z.boolean().describe('x86-64: SMEP.'),
     HA: z.boolean().describe('arm64: hardware sets the access flag.'),
     HD: z.boolean().describe('arm64: hardware manages the dirty state.'),
+    PKE: z.boolean().describe('x86-64: protection keys of user pages.'),
+    SW_TTBR0_PAN: z.boolean().describe('arm64: CONFIG_ARM64_SW_TTBR0_PAN in use; only without hardware PAN.'),
+    E0PD: z.boolean().describe("arm64: EL0 cannot walk the kernel's half."),
+    KASAN: z.boolean().describe('CONFIG_KASAN, as far as reports of faults show it.'),
+    DEBUG_PAGEALLOC: z.boolean().describe('debug_pagealloc, as far as reports of faults show it.'),
+    MODULES: z.boolean().describe('CONFIG_MODULES; off means no line with modules.'),
     SMP: z.boolean().describe('CONFIG_SMP.'),
+    granule: z.enum(GRANULES).describe('arm64: size of a page. Only 4KiB is modelled.'),
+    vsyscall: z.enum(['emulate', 'xonly', 'none']).describe('x86-64: boot parameter vsyscall=.'),
+    no_hash_pointers: z.boolean().describe('Boot parameter no_hash_pointers.'),
+    show_unhandled_signals: z
+      .boolean()
+      .describe(
+        "Sysctl debug.exception-trace; the architecture's default if left out (x86-64 on, arm64 off).",
+      ),
     panic_on_oops: z.boolean().describe('Sysctl kernel.panic_on_oops.'),
+    panic_on_warn: z.boolean().describe('Sysctl kernel.panic_on_warn.'),
+    warn_limit: z.int().min(0).max(1_000_000).describe('Sysctl kernel.warn_limit; 0 is no limit.'),
+    init_on_alloc: z.boolean().describe('Boot parameter init_on_alloc.'),
+    init_on_free: z.boolean().describe('Boot parameter init_on_free.'),
+    panic_timeout: z.int().min(-1).max(1_000_000).describe('Sysctl kernel.panic, in seconds.'),
+    oops_limit: z.int().min(0).max(1_000_000).describe('Sysctl kernel.oops_limit; 0 is no limit.'),
+    modules: z
+      .array(
+        z.strictObject({
+          name: z.string().min(1).max(56).describe('Name of the module.'),
+          flags: z
+            .string()
+            .regex(/^[A-Z]*[+-]?$/, {
+              error: 'flags are taint letters, then + or - for one that comes or goes',
+            })
+            .default('')
+            .describe('Its taint letters, e.g. OE; none if left out.'),
+        }),
+      )
+      .describe('Modules that the line with modules names, in this order.'),
+    taint: z
+      .string()
+      .regex(/^[PFSRMBUDAWCIOELKXTNJ]*$/, { error: 'taint is letters of the flags, e.g. "OE"' })
+      .describe('Taint flags that are set at boot.'),
+    hardware: z
+      .string()
+      .describe(
+        "What reports call the hardware; the architecture's default if left out, no such line if empty.",
+      ),
     release: z.string().describe('utsname release.'),
     version: z.string().describe('First word of the utsname version.'),
     preempt: z.string().describe('Preemption model as the CPU line prints it.'),
@@ -40,11 +87,28 @@ const limits = z
   .partial()
   .describe('When code that does not end is stopped.');
 
+const pid = z.int().min(0).max(4_194_304);
 const task = z
   .strictObject({
     comm: z.string().max(15).describe('Name; the kernel keeps 15 characters.'),
-    pid: z.int().min(0).max(4_194_304).describe('Process id.'),
+    pid: z
+      .union([pid, z.array(pid).min(1).max(8)], {
+        error: 'a process id is wanted here, or a list of them, one for each CPU',
+      })
+      .describe("Process id; CPU 1's task has the next one. A list says it of each CPU."),
     uid: z.int().min(0).max(4_294_967_295).describe('Effective user id.'),
+    kthread: z
+      .boolean()
+      .describe('It is a kernel thread: current->mm is NULL, although the fixture declares user memory.'),
+    borrows_mm: z
+      .boolean()
+      .describe('A kernel thread that runs on the tables of the user address space: active_mm.'),
+    signal_pending: z
+      .enum(['none', 'signal', 'fatal'])
+      .describe('A signal that waits for it; fatal: one that will kill it.'),
+    mmap_lock: z
+      .enum(['free', 'held'])
+      .describe('held: somebody else holds the mmap lock for writing, until somebody waits for it.'),
   })
   .partial()
   .describe('The task that runs the code: current.');
@@ -120,6 +184,12 @@ const text = z
   })
   .describe('A function.');
 
+/** Protections of data. */
+export const PROTS = ['rw', 'ro', 'rx', 'rwx', 'r', 'none'] as const;
+
+/** What handle_mm_fault() can be made to answer. */
+export const FAULTS = ['sigbus', 'oom', 'sigsegv', 'hwpoison', 'retry', 'retry_major', 'completed'] as const;
+
 const data = z
   .strictObject({
     symbol: name.describe('Name of its first byte.'),
@@ -130,14 +200,31 @@ const data = z
       .enum(['vmalloc', 'linear', 'user'])
       .optional()
       .describe('vmalloc area (if left out), direct map, or user memory.'),
-    prot: z.enum(['rw', 'ro', 'rx', 'rwx']).optional().describe('rw if left out.'),
+    prot: z
+      .enum(PROTS)
+      .optional()
+      .describe('rw if left out. none: PROT_NONE. none and r (the same as ro) are for user memory.'),
     at: expressionOf('Address, page aligned. Chosen if left out.').optional(),
     populate: z
       .boolean()
       .optional()
       .describe(
-        'user: false maps the range as mmap() does, and its pages come with the first touch. true if left out.',
+        'user: false maps the range as mmap() does, and its pages come with the first touch. true if left out, ' +
+          'unless the key fault is there.',
       ),
+    grows_down: z.boolean().optional().describe('user: a stack, which grows down to where it is touched.'),
+    pkey: z.int().min(0).max(15).optional().describe('user, x86-64: protection key of its pages.'),
+    fault: z
+      .enum(FAULTS)
+      .optional()
+      .describe(
+        'user: what handle_mm_fault() answers for it. retry, retry_major: once, and then as usual. completed: ' +
+          'the page is mapped and the lock is gone.',
+      ),
+    write_locked: z
+      .boolean()
+      .optional()
+      .describe('user: somebody writes to the mapping, so that its own lock cannot be had.'),
   })
   .describe('Pages with data in them.');
 
@@ -149,6 +236,15 @@ const pte = z
     cpu: z.int().min(0).max(7).optional().describe('CPU whose tables are meant; 0 if left out.'),
   })
   .describe('A page-table entry stored before the first step.');
+
+const consoleFormat = z
+  .strictObject({
+    levels: z.boolean().describe('`<N>` in front of each line.'),
+    time: z.boolean().describe('`[%5lu.%06lu]`, as with printk.time=1.'),
+    caller: z.boolean().describe('`[%6s]`, as with CONFIG_PRINTK_CALLER=y.'),
+  })
+  .partial()
+  .describe('How the lines of the kernel log are written in expectations. Without it: plain.');
 
 export const fixture = z
   .strictObject({
@@ -164,6 +260,24 @@ export const fixture = z
     config: config.optional(),
     limits: limits.optional(),
     task: task.optional(),
+    console: consoleFormat.optional(),
+    clock: z
+      .number()
+      .min(0)
+      .optional()
+      .describe(
+        'Seconds since boot at the first step, e.g. 12.345678; 0 if left out. The clock stands still.',
+      ),
+    covers: z
+      .array(
+        z.string().regex(/^(x86|arm64|kfence|kfence-kunit)\/[1-9][0-9]*$/, {
+          error: 'a row is like x86/13: table and number',
+        }),
+      )
+      .optional()
+      .describe('Rows of the tables of cases in docs/coverage.md that this fixture shows.'),
+    kfence: kfence.optional(),
+    caches: z.record(name, cache).optional().describe('Caches of objects by name; they need the key kfence.'),
     arenas: z.record(name, arena).optional().describe('Arenas by name, created in this order.'),
     programs: z.record(name, program).optional().describe('BPF programs by name.'),
     text: z.array(text).optional().describe('Functions.'),

@@ -23,7 +23,7 @@ describe('the straight build', () => {
   beforeAll(async () => {
     const built = join(straight, 'vector', 'run-fixture.js');
     if (!existsSync(built)) throw new Error('there is no straight build: run `npm run build` first');
-    engine = new NativeEngine();
+    engine = new NativeEngine(undefined, { reuse: true });
     ({ runFixture: runStraight } = await import(pathToFileURL(built).href));
   });
 

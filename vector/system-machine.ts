@@ -16,10 +16,13 @@ import { bpf_prog_stream_read } from '../bpf/stream.js';
 import { hex, toSigned, u64 } from '../emu/address.js';
 import type { Event, EventLog, Primitive, RunOutcome } from '../emu/events.js';
 import { drain } from '../emu/path.js';
+import type { RaisedStop } from '../emu/run.js';
 import { ENOENT } from '../kernel/errno.js';
 import { descend, entryAt, isStop, PTE, setEntry, stoppedAt, stoppedBy } from '../mm/descend.js';
 import { ENTRY_NONE } from '../mm/table_entries.js';
+import { CONSTANTS } from './constants.js';
 import { DataPages, isRefusal } from './data-pages.js';
+import type { SystemKfence } from './kfence-machine.js';
 import {
   type ArenaView,
   type CallContext,
@@ -67,15 +70,18 @@ export class SystemMachine implements Machine {
   constructor(
     readonly system: System,
     readonly log: EventLog,
+    readonly kfence: SystemKfence | null = null,
   ) {
     this.arch = system.arch;
     this.pgtable = system.memory.pgtable;
     this.scope = new MachineScope({
+      constants: CONSTANTS[this.arch.name],
       pgtable: this.pgtable,
       layout: this.arch.layout,
       symbols: this.symbols,
       labels: this.labels,
       arena: (name) => this.#addresses(name),
+      kfence,
       entryOf: (va) => this.readEntry(0, va, null)?.value ?? 0n,
       physical: (va) => system.here().mmu.peek(va),
     });
@@ -114,24 +120,44 @@ export class SystemMachine implements Machine {
     return this.system.here(cpu).cpu.read(name);
   }
 
-  call(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>, context: CallContext): RunOutcome {
+  call(
+    cpu: number,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    context: CallContext,
+    raised: RaisedStop | null,
+  ): RunOutcome {
     const { current } = this.system.here(cpu);
-    if (!this.#hasStack(cpu)) return this.#notRun(cpu, pc, "the top of the CPU's kernel stack is not mapped");
-    const { in_interrupt, pagefault_disabled } = current;
-    current.in_interrupt = context.in_interrupt;
-    current.pagefault_disabled = context.pagefault_disabled;
+    const hindrance = this.#hindrance(cpu);
+    if (hindrance !== null) return this.#notRun(cpu, pc, hindrance);
+    const { in_interrupt, pagefault_disabled, preempt_count } = current;
+    const { irqs_disabled, ...counts } = context;
+    Object.assign(current, counts);
     try {
-      return drain(this.system.call(cpu, pc, registers));
+      return drain(this.system.call(cpu, pc, registers, { irqs_disabled, raised }));
     } finally {
-      current.in_interrupt = in_interrupt;
-      current.pagefault_disabled = pagefault_disabled;
+      Object.assign(current, { in_interrupt, pagefault_disabled, preempt_count });
     }
   }
 
-  user(cpu: number, pc: bigint, registers: ReadonlyMap<string, bigint>): RunOutcome {
-    if (!this.#hasStack(cpu)) return this.#notRun(cpu, pc, "the top of the CPU's kernel stack is not mapped");
+  advance(microseconds: number): void {
+    this.system.kernel.clock.advance(microseconds);
+  }
+
+  taint(): string {
+    return this.system.kernel.print_tainted();
+  }
+
+  user(
+    cpu: number,
+    pc: bigint,
+    registers: ReadonlyMap<string, bigint>,
+    raised: RaisedStop | null,
+  ): RunOutcome {
+    const hindrance = this.#hindrance(cpu);
+    if (hindrance !== null) return this.#notRun(cpu, pc, hindrance);
     this.#userStack ??= this.#makeUserStack();
-    return drain(this.system.user(cpu, pc, this.#userStack, registers));
+    return drain(this.system.user(cpu, pc, this.#userStack, registers, raised));
   }
 
   #makeUserStack(): bigint {
@@ -141,6 +167,12 @@ export class SystemMachine implements Machine {
       if (!isRefusal(error)) throw error;
       throw new StepRefusal(`no user stack can be had: ${error.message}`);
     }
+  }
+
+  /** Why nothing can run on a CPU; null when something can. */
+  #hindrance(cpu: number): string | null {
+    if (this.system.kernel.panicked) return 'the kernel has panicked: nothing runs on this machine any more';
+    return this.#hasStack(cpu) ? null : "the top of the CPU's kernel stack is not mapped";
   }
 
   /** Where steps before have bent the tables, there may be no stack to start on. */
@@ -313,8 +345,8 @@ export class SystemMachine implements Machine {
     const signed = toSigned(va);
     if (Number.isNaN(signed)) return null;
     const isUser = va < arch.layout.user.end;
-    const mm = isUser ? here.current.mm : memory.init_mm;
-    if (mm === null) return null;
+    const { current } = here;
+    const mm = isUser ? (current.mm ?? current.active_mm) : memory.init_mm;
     const wanted = level === null ? PTE : LEVELS.indexOf(level);
     const pa = entryAt(here, memory, mm, signed, wanted, false);
     if (!isStop(pa)) return { level: wanted, pa, stopped: null };

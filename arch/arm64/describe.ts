@@ -1,8 +1,10 @@
 /**
  * Walks and syndromes in words, for `explain` and the debugger.
  */
+
 import { hex16 } from '../../emu/address.js';
 import type { WalkEvent, WalkLevel } from '../../emu/events.js';
+import { esr_get_class_string } from './class-string.js';
 import {
   cm,
   ESR_ELx_EC,
@@ -10,7 +12,6 @@ import {
   ESR_ELx_EC_IABT_LOW,
   ESR_ELx_IL,
   ESR_ELx_ISV,
-  esr_get_class_string,
   esr_is_data_abort,
   fsc,
   wnr,

@@ -51,7 +51,7 @@ describe('struct pt_regs on the stack', () => {
     arm64.prepareUser(machine.here, USER_TEXT, USER_DATA);
     machine.code(LDR_X0_X1, USER_TEXT);
     let type = 0n;
-    machine.kernel.answers.vma = { vm_start: 0n, vm_end: 1n << 47n, vm_flags: 1 };
+    machine.kernel.answers.vma = { vm_start: 0n, vm_end: 1n << 47n, vm_flags: 1, pkey: 0 };
     machine.kernel.answers.handleMmFault = () => {
       type = machine.ram.readU64(machine.mmu.peek(TOP - 0x140n + 0x138n));
       return 0;
@@ -74,7 +74,6 @@ describe('struct pt_regs on the stack', () => {
 
   test.each([
     ['ran over the end', STACK + 0x100n],
-    ['is not aligned', TOP - 0x404n],
     ['points to nothing', 0xffff_9000_0000_0000n],
   ])('when sp %s, the kernel panics', (_, sp) => {
     const machine = new TestMachine();
@@ -139,10 +138,47 @@ describe('stops that are no fault', () => {
   test.each([
     [{ kind: 'exception', number: 2 }, 'svc', TEXT - 4n],
     [{ kind: 'exception', number: 7 }, 'brk', TEXT],
-    [{ kind: 'invalid-instruction' }, 'undefined instruction', TEXT],
+    [{ kind: 'exception', number: 13 }, 'smc', TEXT - 4n],
+    [{ kind: 'exception', number: 4 }, 'data abort of the engine', TEXT],
+    [{ kind: 'exception', number: 0x103 }, 'a physical address outside the ram', TEXT],
+    [{ kind: 'exception', number: 99 }, 'exception 99 of the engine', TEXT],
     [{ kind: 'halt' }, 'wfi', TEXT - 4n],
   ] as const)('%j ends the run', (stop, why, pc) => {
     expect(new TestMachine().stop(stop)).toEqual({ how: 'end', outcome: { kind: 'stopped', why, pc } });
+  });
+
+  test.each([
+    [
+      'from EL0, mrs of an identification register',
+      USER_TEXT,
+      0xd538_0000,
+      'mrs of an identification register',
+    ],
+    ['from EL1, msr ssbs, #1', TEXT, 0xd503_413f, 'msr ssbs'],
+  ])('what the kernel emulates ends the run: %s', (_, pc, word, why) => {
+    const machine = new TestMachine();
+    if (pc === USER_TEXT) {
+      machine.becomeUserTask();
+      machine.map(USER_TEXT, 0x0020_0000_0000_0fc3n);
+      arm64.prepareUser(machine.here, USER_TEXT, USER_DATA);
+    }
+    machine.code(word, pc);
+    const outcome = { kind: 'stopped', why, pc };
+    expect(machine.stop({ kind: 'invalid-instruction' })).toEqual({ how: 'end', outcome });
+  });
+
+  test('kernel code whose sp is not aligned gets as far as hardware would not, and that is said', () => {
+    const machine = new TestMachine();
+    machine.cpu.write('sp', TOP - 0x404n);
+    expect(machine.miss(K, ACCESS_READ)).toEqual({
+      how: 'end',
+      outcome: { kind: 'stopped', why: expect.stringMatching(/^sp is not a multiple of 16/), pc: TEXT },
+    });
+    expect(machine.kernel.console).toEqual([]);
+  });
+
+  test.each(['exit', 'count'] as const)('%s never comes here', (kind) => {
+    expect(() => new TestMachine().stop({ kind })).toThrow(`a stop of kind ${kind} is no exception`);
   });
 
   test('an unaligned exclusive that the engine itself refuses is an alignment fault', () => {
@@ -153,6 +189,30 @@ describe('stops that are no fault', () => {
     machine.stop({ kind: 'exception', number: 4 });
     expect(machine.esr()).toBe('96000021');
     expect(machine.find('fault')?.address).toBe(K + 4n);
+  });
+});
+
+describe('an undefined instruction', () => {
+  test('of the kernel is an oops of its own', () => {
+    const machine = new TestMachine();
+    const title = 'Internal error: Oops - Undefined instruction: 0000000002000000 [#1]  SMP';
+    expect(machine.stop({ kind: 'invalid-instruction' })).toMatchObject({ outcome: { kind: 'oops', title } });
+    expect(machine.path().slice(0, 3)).toEqual(['el1h_64_sync_handler', 'el1_undef', 'die']);
+    expect(machine.find('fault')).toMatchObject({ pc: TEXT, code: 0x0200_0000n });
+  });
+
+  test('of user code is SIGILL at the instruction; the other exceptions of a word are not emulated ones', () => {
+    const machine = new TestMachine();
+    machine.becomeUserTask();
+    machine.map(USER_TEXT, 0x0020_0000_0000_0fc3n);
+    arm64.prepareUser(machine.here, USER_TEXT, USER_DATA);
+    // msr ssbs, #1 is emulated for the kernel only.
+    machine.code(0xd503_413f, USER_TEXT);
+    expect(machine.stop({ kind: 'invalid-instruction' })).toEqual({
+      how: 'dead',
+      outcome: { kind: 'signal', signo: 4, code: 1, address: USER_TEXT },
+    });
+    expect(machine.path().slice(0, 2)).toEqual(['el0t_64_sync_handler', 'el0_undef']);
   });
 });
 

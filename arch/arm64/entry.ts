@@ -16,12 +16,28 @@ import {
 } from '../../emu/cpu.js';
 import type { Path } from '../../emu/path.js';
 import type { Resumption, ThisCpu } from '../arch.js';
+import { esr_get_class_string } from './class-string.js';
 import { el0t_64_sync_handler, el1h_64_sync_handler } from './entry-common.js';
-import { abortEsr, ESR_ELx_EC_PC_ALIGN, FSC_ALIGNMENT, plainEsr } from './esr.js';
+import {
+  abortEsr,
+  ESR_ELx_EC,
+  ESR_ELx_EC_DABT_CUR,
+  ESR_ELx_EC_DABT_LOW,
+  ESR_ELx_EC_IABT_CUR,
+  ESR_ELx_EC_IABT_LOW,
+  ESR_ELx_EC_PC_ALIGN,
+  ESR_ELx_EC_SP_ALIGN,
+  ESR_ELx_EC_UNKNOWN,
+  FSC_ALIGNMENT,
+  plainEsr,
+  wnr,
+} from './esr.js';
 import { type Arm64InstructionFacts, classify } from './instruction.js';
+import { system_uses_ttbr0_pan } from './memory.js';
 import { type Arm64Mmu, mmuOf, PSTATE_PAN, PSTATE_UAO } from './mmu.js';
 import { type Arm64PtRegs, PT_REGS_SIZE } from './regs.js';
 import { panic_bad_stack } from './traps.js';
+import { swpanEntry, swpanExit } from './uaccess-ttbr0.js';
 import { NO_FAULT } from './walk.js';
 
 /** Exception numbers of the engine that are no EXCEPTION_* constant (qemu/target/arm/cpu.h). */
@@ -30,9 +46,17 @@ const EXCP_DATA_ABORT = 4;
 const EXCP_BKPT = 7;
 const EXCP_SMC = 13;
 
+/**
+ * The engine does not check sp (SCTLR_EL1.SA), so that kernel code gets as far as an exception with it. The entry
+ * code of the kernel could not save a register then.
+ */
+const MISALIGNED_SP =
+  'sp is not a multiple of 16: hardware raises SP alignment faults, which the engine cannot';
+
 /** A synchronous exception in the making. */
 interface Syndrome {
-  readonly exception: 'Data Abort' | 'Instruction Abort' | 'PC Alignment';
+  /** `Data Abort`, `Instruction Abort`, `PC Alignment`, `SP Alignment`, or the kernel's name of the class. */
+  readonly exception: string;
   readonly far: bigint;
   readonly esr: bigint;
   readonly access: AccessCode;
@@ -49,6 +73,9 @@ export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
   try {
     // EL0 must not wait for interrupts (SCTLR_EL1.nTWI = 0), which is what the engine does at the sentinel.
     if (regs.pc === here.cpu.sentinel) return { how: 'end', outcome: { kind: 'returned' } };
+    // Guest code may have written TTBR0_EL1 itself.
+    const swPan = system_uses_ttbr0_pan(here.kernel.config);
+    if (swPan) mmu.refresh();
     const syndrome = syndromeOf(here, mmu, regs, stop);
     if ('how' in syndrome) return syndrome;
 
@@ -56,10 +83,13 @@ export function* handleStop(here: ThisCpu, stop: CpuStop): Path<Resumption> {
     const { far, esr } = syndrome;
     raise(here, mmu, pc, syndrome);
     here.regs = regs;
+    const ttbr0 = swPan ? swpanEntry(here, regs) : 0n;
+    if (!regs.user_mode && (regs.spSigned & 15) !== 0) return stopped(MISALIGNED_SP, pc);
     if (!pushFrame(here, mmu, regs)) yield* panic_bad_stack(here, regs, esr, far);
     else if (regs.user_mode) yield* el0t_64_sync_handler(here, regs);
     else yield* el1h_64_sync_handler(here, regs);
     if (regs.dirty !== 0) writeBack(here, regs);
+    if (swPan) swpanExit(here, ttbr0);
     return { how: regs.pc === pc ? 'retry' : 'fixup', pc: regs.pc, address: far, entry: syndrome.entry };
   } finally {
     here.regs = outer;
@@ -81,13 +111,55 @@ function syndromeOf(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs, stop: CpuSt
     case 'exception':
       return engineException(mmu, regs, stop.number);
     case 'invalid-instruction':
-      return stopped('undefined instruction', regs.pc);
+      return undefinedInstruction(mmu, regs);
     case 'halt':
       return stopped('wfi', regs.pc - 4n);
+    case 'raised':
+      return raisedException(stop.syndrome, stop.address);
     case 'exit':
     case 'count':
       throw new Error(`a stop of kind ${stop.kind} is no exception`);
   }
+}
+
+/** An exception as the host asks for it: nothing was walked. */
+function raisedException(esr: bigint, far: bigint): Syndrome {
+  const syndrome = (exception: string, access: AccessCode): Syndrome => ({
+    exception,
+    far,
+    esr,
+    access,
+    entry: 0n,
+  });
+  switch (ESR_ELx_EC(esr)) {
+    case ESR_ELx_EC_DABT_LOW:
+    case ESR_ELx_EC_DABT_CUR:
+      return syndrome('Data Abort', wnr(esr) ? ACCESS_WRITE : ACCESS_READ);
+    case ESR_ELx_EC_IABT_LOW:
+    case ESR_ELx_EC_IABT_CUR:
+      return syndrome('Instruction Abort', ACCESS_FETCH);
+    case ESR_ELx_EC_PC_ALIGN:
+      return syndrome('PC Alignment', ACCESS_FETCH);
+    case ESR_ELx_EC_SP_ALIGN:
+      return syndrome('SP Alignment', ACCESS_READ);
+    default:
+      return syndrome(esr_get_class_string(esr), ACCESS_FETCH);
+  }
+}
+
+/**
+ * An instruction that this CPU does not have, or not at this level. FAR_EL1 is UNKNOWN then; chosen is pc.
+ * What the kernel would emulate ends the run, because that is not modelled.
+ */
+function undefinedInstruction(mmu: Arm64Mmu, regs: Arm64PtRegs): Syndrome | Resumption {
+  const { pc } = regs;
+  const word = mmu.instructionAt(regs.pcSigned) ?? 0;
+  // MRS of an identification register: op0 = 3, op1 = 0, CRn = 0.
+  if (regs.user_mode && word >>> 12 === 0xd5380) return stopped('mrs of an identification register', pc);
+  // MSR SSBS, #imm
+  if (!regs.user_mode && (word & ~0x100) >>> 0 === 0xd503_403f) return stopped('msr ssbs', pc);
+  const esr = plainEsr(ESR_ELx_EC_UNKNOWN);
+  return { exception: esr_get_class_string(esr), far: pc, esr, access: ACCESS_FETCH, entry: 0n };
 }
 
 function stopped(why: string, pc: bigint): Resumption {
@@ -252,16 +324,15 @@ function writeBack({ cpu }: ThisCpu, regs: Arm64PtRegs): void {
 
 /**
  * Puts the registers onto the kernel stack, below sp from EL1, at its top from EL0. False when they do
- * not fit there: sp has run over the end of the stack (the test of kernel_ventry, by the distance from the
- * stack's start), is not aligned, or points to what cannot be written. Real hardware would fault on the
- * last two again and again until it ends on the overflow stack.
+ * not fit there: sp, which is aligned, has run over the end of the stack (the test of kernel_ventry, by the
+ * distance from the stack's start), or points to what cannot be written. Real hardware would fault on the latter
+ * again and again until it ends on the overflow stack.
  */
 function pushFrame(here: ThisCpu, mmu: Arm64Mmu, regs: Arm64PtRegs): boolean {
   const { current } = here;
   const stack = mmu.stackOf(current);
   const user = regs.user_mode;
   const at = (user ? stack + current.stackSize : regs.spSigned) - PT_REGS_SIZE;
-  if ((at & 15) !== 0) return false;
   if (at < stack && at >= stack - current.stackSize) return false;
   const first = mmu.writable(at);
   const second = (at & 0xfff) + PT_REGS_SIZE > 4096 ? mmu.writable(at + PT_REGS_SIZE - 8) : 0;

@@ -14,6 +14,7 @@ export const ESR_ELx_WNR = 1n << 6n;
 export const ESR_ELx_FnV = 1n << 10n;
 export const ESR_ELx_FSC = 0x3fn;
 
+export const ESR_ELx_EC_UNKNOWN = 0x00;
 export const ESR_ELx_EC_IABT_LOW = 0x20;
 export const ESR_ELx_EC_IABT_CUR = 0x21;
 export const ESR_ELx_EC_PC_ALIGN = 0x22;
@@ -104,26 +105,6 @@ export function esr_fsc_is_permission_fault(esr: bigint): boolean {
 /** A synchronous tag check fault. */
 export function esr_fsc_is_tag_check_fault(esr: bigint): boolean {
   return bits(esr, ESR_ELx_FSC) === 0x11n;
-}
-
-/** What the class field says, in the kernel's words. */
-export function esr_get_class_string(esr: bigint): string {
-  switch (ESR_ELx_EC(esr)) {
-    case ESR_ELx_EC_IABT_LOW:
-      return 'IABT (lower EL)';
-    case ESR_ELx_EC_IABT_CUR:
-      return 'IABT (current EL)';
-    case ESR_ELx_EC_PC_ALIGN:
-      return 'PC Alignment';
-    case ESR_ELx_EC_DABT_LOW:
-      return 'DABT (lower EL)';
-    case ESR_ELx_EC_DABT_CUR:
-      return 'DABT (current EL)';
-    case ESR_ELx_EC_SP_ALIGN:
-      return 'SP Alignment';
-    default:
-      return 'UNRECOGNIZED EC';
-  }
 }
 
 /** What goes into the ESR of an abort, besides its fault status code. */

@@ -67,6 +67,12 @@ describe('packExtable', () => {
       { type: 'LOAD_UNALIGNED_ZEROPAD', data: { data: 'x0' } },
       /needs the register `addr`/,
     ],
+    [
+      'a direction that is none',
+      { type: 'UACCESS_CPY', data: { write: 'yes' } },
+      /`true` or `false`, not `yes`/,
+    ],
+    ['xzr, which cannot be cleared', { clear: 'xzr' }, /xzr cannot be cleared/],
     ['unknown data', { type: 'UACCESS_ERR_ZERO', data: { reg: 'x0' } }, /no data `reg`/],
     ['an instruction too far away', { insn: AT + 0x8000_0000n }, /more than 2 GiB/],
   ])('refuses %s', (_, more, message) => {
@@ -140,10 +146,23 @@ describe('handlers', () => {
     expect(machine.cpu.read('x0')).toBe(0x88_7766n);
   });
 
+  test("LOAD_UNALIGNED_ZEROPAD whose own word is not there either is the caller's oops", () => {
+    const machine = new TestMachine();
+    machine.code(LDR_X0_X1);
+    machine.cpu.write('x1', K);
+    machine.addExtable({ type: 'LOAD_UNALIGNED_ZEROPAD', data: { data: 'x0', addr: 'x1' } });
+    expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'dead', outcome: { kind: 'oops' } });
+  });
+
   test('an entry of a type that does not exist is a BUG()', () => {
     const machine = new TestMachine();
     machine.addExtable({ type: 'UACCESS_ERR_ZERO' });
     machine.ram.words32[(machine.mmu.peek(TEXT + 0x1008n) - machine.ram.base) / 4] = 9;
-    expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'dead', outcome: { kind: 'stopped' } });
+    expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'dead', outcome: { kind: 'oops' } });
+    expect(machine.kernel.console.slice(0, 3)).toEqual([
+      '------------[ cut here ]------------',
+      'kernel BUG at arch/arm64/mm/extable.c:105!',
+      'Internal error: Oops - BUG: 00000000f2000800 [#1]  SMP',
+    ]);
   });
 });

@@ -2,18 +2,21 @@
  * What the page-fault path prints before a kernel oops.
  *
  * Ported from arch/arm64/mm/fault.c (mem_abort_decode, data_abort_decode, show_pte, die_kernel_fault),
- * bpf-next merge 8496d9020ff3. Left out: KASAN's line.
+ * and kasan_non_canonical_hook() of mm/kasan/report.c, bpf-next merge 8496d9020ff3. Left out: KASAN with tags.
  */
 import { hex16 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
-import { KERN_ALERT, SIGKILL } from '../kernel.js';
-import { ESR_ELx_EC, ESR_ELx_IL, ESR_ELx_ISV, esr_get_class_string, esr_is_data_abort, fsc } from './esr.js';
+import { KERN_ALERT, PAGE_SIZE, SIGKILL } from '../kernel.js';
+import { esr_get_class_string } from './class-string.js';
+import { ESR_ELx_EC, ESR_ELx_IL, ESR_ELx_ISV, esr_is_data_abort, fsc } from './esr.js';
 import { faultInfo } from './fault-info.js';
-import { is_ttbr0_addr, is_ttbr1_addr } from './memory.js';
+import { is_ttbr0_addr, is_ttbr1_addr, TASK_SIZE } from './memory.js';
 import { pmd_bad, tablePa } from './pgtable.js';
 import type { Arm64PtRegs } from './regs.js';
 import { die } from './traps.js';
+
+const PAGE_SIZE_ADDRESS = BigInt(PAGE_SIZE);
 
 function alert(here: ThisCpu, text: string): void {
   here.kernel.printk(here, KERN_ALERT, text);
@@ -61,6 +64,23 @@ function mem_abort_decode(here: ThisCpu, esr: bigint): void {
   if (esr_is_data_abort(esr)) data_abort_decode(here, esr);
 }
 
+/** CONFIG_KASAN_SHADOW_OFFSET of generic KASAN with 48-bit addresses, and where the shadow lies. */
+const KASAN_SHADOW_OFFSET = 0xdfff_8000_0000_0000n;
+const KASAN_SHADOW_START = 0xffff_6000_0000_0000n;
+const KASAN_SHADOW_END = 0xffff_8000_0000_0000n;
+const KASAN_SHADOW_SCALE_SHIFT = 3n;
+
+/** An access to shadow memory that is not there: which memory it would have been the shadow of. */
+function kasan_non_canonical_hook(here: ThisCpu, addr: bigint): void {
+  if (!here.kernel.config.KASAN || addr < KASAN_SHADOW_OFFSET) return;
+  const orig = BigInt.asUintN(64, (addr - KASAN_SHADOW_OFFSET) << KASAN_SHADOW_SCALE_SHIFT);
+  let bug_type = 'maybe wild-memory-access';
+  if (orig < PAGE_SIZE_ADDRESS) bug_type = 'null-ptr-deref';
+  else if (orig < TASK_SIZE) bug_type = 'probably user-memory-access';
+  else if (addr >= KASAN_SHADOW_START && addr < KASAN_SHADOW_END) bug_type = 'probably wild-memory-access';
+  alert(here, `KASAN: ${bug_type} in range [0x${hex16(orig)}-0x${hex16(orig + 7n)}]`);
+}
+
 /** Prints the entries that software finds on the way to `addr`, which need not be those hardware read. */
 function show_pte(here: ThisCpu, addr: bigint): void {
   const { kernel, current, ram } = here;
@@ -102,15 +122,17 @@ function show_pte(here: ThisCpu, addr: bigint): void {
   alert(here, line);
 }
 
-/** Reports and kills: what follows the call is only reached when the caller was not to be reported. */
+/** Reports and kills. */
 export const die_kernel_fault = port(
   'die_kernel_fault',
   ['msg', 'addr', 'esr', 'regs'],
   function* (here: ThisCpu, msg: string, addr: bigint, esr: bigint, regs: Arm64PtRegs): Path<never> {
     alert(here, `Unable to handle kernel ${msg} at virtual address ${hex16(addr)}`);
+    kasan_non_canonical_hook(here, addr);
     mem_abort_decode(here, esr);
     show_pte(here, addr);
     yield* die(here, 'Oops', regs, esr);
+    // Only when a notifier stopped die().
     return here.kernel.make_task_dead(here, SIGKILL);
   },
 );

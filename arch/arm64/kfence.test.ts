@@ -31,3 +31,9 @@ test('a block is left alone, and the answer is still true', () => {
   expect(arm64.kfence_protect_page(machine.here, K, true)).toBe(true);
   expect(machine.ram.readU64(machine.entryPa(K, 2))).toBe(block);
 });
+
+test('an empty entry is refused: it would never become a valid one', () => {
+  const machine = new TestMachine();
+  machine.set(K, 3, 0n);
+  expect(() => arm64.kfence_protect_page(machine.here, K, false)).toThrow('no page of the KFENCE pool');
+});

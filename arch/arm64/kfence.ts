@@ -4,7 +4,7 @@
  * Ported from arch/arm64/include/asm/kfence.h and set_memory_valid() of arch/arm64/mm/pageattr.c, bpf-next
  * merge 8496d9020ff3. Left out: splitting of blocks (the pool is mapped by pages from the start).
  */
-import { pageOf } from '../../emu/address.js';
+import { hex, pageOf } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
 import { pmd_bad, tablePa } from './pgtable.js';
 import { PTE_NG, PTE_VALID } from './pgtable-hwdef.js';
@@ -31,6 +31,9 @@ function set_memory_valid(here: ThisCpu, addr: bigint, enable: boolean): void {
   if (ptep === null) return;
   const PTE_PRESENT_VALID_KERNEL = PTE_VALID | (here.kernel.config.KPTI ? PTE_NG : 0n);
   const old = here.ram.readU64(ptep);
+  // An empty entry would not become a valid one.
+  if (old === 0n)
+    throw new Error(`the entry of ${hex(addr)} is empty: no page of the KFENCE pool is mapped there`);
   const value = enable
     ? (old & ~PTE_PRESENT_INVALID) | PTE_PRESENT_VALID_KERNEL
     : (old & ~PTE_PRESENT_VALID_KERNEL) | PTE_PRESENT_INVALID;
@@ -47,13 +50,18 @@ function set_memory_valid(here: ThisCpu, addr: bigint, enable: boolean): void {
     changed: true,
   });
   if (enable) return;
-  const va = pageOf(addr);
-  here.cpu.flushTlbPage(va);
-  here.mmu.unpin(va);
-  here.trace.emit({ type: 'tlb-flush', cpu, va, by: 'flush_tlb_kernel_range' });
+  here.kernel.flush_tlb_kernel_range(here, pageOf(addr), pageOf(addr) + 4096n);
 }
 
-/** Always true, as in the kernel. Flushes the TLB of this CPU only. */
+/**
+ * kfence_early_init: the pool was mapped by pages at boot. The linear map here always is.
+ * @returns true: nothing can fail
+ */
+export function arch_kfence_init_pool(): boolean {
+  return true;
+}
+
+/** Always true, as in the kernel, even where nothing could be changed. */
 export function kfence_protect_page(here: ThisCpu, addr: bigint, protect: boolean): boolean {
   set_memory_valid(here, addr, !protect);
   return true;

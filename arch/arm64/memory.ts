@@ -1,9 +1,10 @@
 /**
  * Which half an address belongs to, for software.
  *
- * Ported from arch/arm64/include/asm/{memory,processor,uaccess}.h, bpf-next merge 8496d9020ff3, for 48-bit
+ * Ported from arch/arm64/include/asm/{memory,processor,uaccess,cpufeature}.h, bpf-next merge 8496d9020ff3, for 48-bit
  * addresses. Left out: KASAN tags, 32-bit tasks.
  */
+import type { KernelConfig } from '../kernel-config.js';
 
 /** TASK_SIZE_64: end of the user half. */
 export const TASK_SIZE = 0x0001_0000_0000_0000n;
@@ -20,6 +21,11 @@ export function untagged_addr(addr: bigint): bigint {
 /** Below TASK_SIZE. Addresses between the halves belong to neither. */
 export function is_ttbr0_addr(addr: bigint): boolean {
   return addr < TASK_SIZE;
+}
+
+/** Software PAN is in use: CONFIG_ARM64_SW_TTBR0_PAN on a CPU without PAN of its own. */
+export function system_uses_ttbr0_pan(config: KernelConfig): boolean {
+  return config.SW_TTBR0_PAN && !config.PAN;
 }
 
 export function is_ttbr1_addr(addr: bigint): boolean {

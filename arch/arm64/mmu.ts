@@ -126,6 +126,11 @@ export class Arm64Mmu implements Mmu {
     return this.#stack;
   }
 
+  /** See Mmu.codeChanged. */
+  codeChanged(): void {
+    this.unprivilegedCode.changed();
+  }
+
   leaveException(): void {
     this.#depth -= 1;
   }

@@ -28,6 +28,7 @@ import {
 
 export const PTE_WRITE = PTE_DBM;
 export const PTE_DIRTY = 1n << 55n;
+export const PTE_SPECIAL = 1n << 56n;
 /** Bit 11 of an entry whose bit 0 is clear: present for software, nothing for hardware. */
 export const PTE_PRESENT_INVALID = PTE_NG;
 

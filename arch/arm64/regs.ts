@@ -30,6 +30,8 @@ const WORDS = PT_REGS_SIZE / 8;
 const SP = 0xf8 / 8;
 const PC = 0x100 / 8;
 const PSTATE = 0x108 / 8;
+/** Of the lower half of pstate. */
+const PSR_BTYPE_MASK = 0xc00;
 const ORIG_X0 = 0x110 / 8;
 /** s32 syscallno in the low half, u32 pmr in the high half. */
 const SYSCALLNO_AND_PMR = 0x118 / 8;
@@ -43,6 +45,8 @@ const PT_REGS = BigInt(FRAME_META_TYPE_PT_REGS);
 
 /** NO_SYSCALL */
 const NO_SYSCALL = 0xffff_ffffn;
+
+export const NO_HANDLERS: readonly string[] = [];
 
 /** Registers that an exception saves, in the order of the image. One engine call reads them all. */
 export const SAVED_REGISTERS: readonly string[] = [
@@ -67,6 +71,8 @@ export class Arm64PtRegs implements pt_regs {
   /** Page of the frame's end as a signed number, NaN when it is on no stack, and its index in ram.words64. */
   framePage = Number.NaN;
   framePageWord = 0;
+  /** Frames of the handlers that run for these registers, innermost first, for a panic that shows them. */
+  handlers: readonly string[] = NO_HANDLERS;
   /** Addresses of the stack walk from these registers, null when there was none yet. */
   stack: readonly bigint[] | null = null;
 
@@ -83,6 +89,8 @@ export class Arm64PtRegs implements pt_regs {
   capture(registers: RegisterSet): void {
     const { words } = this;
     words.set(registers.values);
+    // The engine's CPU has FEAT_BTI, this machine has not: PSTATE.BTYPE is RES0.
+    this.halves[2 * PSTATE] = (this.halves[2 * PSTATE] ?? 0) & ~PSR_BTYPE_MASK;
     const user = this.user_mode;
     words[ORIG_X0] = user ? (words[0] ?? 0n) : 0n;
     words[SYSCALLNO_AND_PMR] = NO_SYSCALL;
@@ -93,6 +101,7 @@ export class Arm64PtRegs implements pt_regs {
     this.dirty = 0;
     this.framePage = Number.NaN;
     this.stack = null;
+    this.handlers = NO_HANDLERS;
     this.#ram = null;
   }
 
@@ -189,6 +198,11 @@ export class Arm64PtRegs implements pt_regs {
 
   get pstate(): bigint {
     return this.words[PSTATE] ?? 0n;
+  }
+
+  /** Sets or clears a bit of the saved state that only software looks at: the CPU keeps its own. */
+  setPstateBit(bit: bigint, on: boolean): void {
+    this.#put(PSTATE, on ? this.pstate | bit : this.pstate & ~bit);
   }
 
   /** The low half of pstate as a number. */

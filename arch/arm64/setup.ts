@@ -7,18 +7,22 @@
 import type { AddressLayout, ThisCpu } from '../arch.js';
 import type { mm_struct } from '../kernel.js';
 import type { KernelConfig } from '../kernel-config.js';
-import { PAGE_OFFSET, TASK_SIZE } from './memory.js';
+import { PAGE_OFFSET, system_uses_ttbr0_pan, TASK_SIZE } from './memory.js';
 import { mmuOf } from './mmu.js';
 import {
   FRAME_META_TYPE_FINAL,
+  PSR_I_BIT,
   PSR_MODE_EL0t,
   PSR_MODE_EL1h,
   PSR_PAN_BIT,
   PT_REGS_SIZE,
   S_STACKFRAME,
 } from './regs.js';
+import { enterUserTables, leaveUserTables, switchUserTables } from './uaccess-ttbr0.js';
 
 export const THREAD_SIZE = 16384;
+
+const PSR_F_BIT = 1n << 6n;
 
 const KIMAGE_VADDR = 0xffff_8000_8000_0000n;
 /** Room for the kernel image at the start of the vmalloc area; areas are taken from behind it. */
@@ -71,6 +75,7 @@ const TCR_EL1 = 0x30_b550_3510n;
 const TCR_HA = bit(39);
 const TCR_HD = bit(40);
 const TCR_EPD0 = bit(7);
+const TCR_E0PD1 = bit(56);
 /** 40 bits of physical address: TCR_EL1.IPS = 2. */
 const TCR_IPS_40_BITS = 2n << 32n;
 
@@ -85,6 +90,7 @@ function tcr(config: KernelConfig, userTables: boolean): bigint {
   if (config.HA) value |= TCR_HA;
   // The dirty state needs the access flag (Arm ARM, D8.4 "Hardware management of the dirty state").
   if (config.HA && config.HD) value |= TCR_HD;
+  if (config.E0PD) value |= TCR_E0PD1;
   return userTables ? value : value | TCR_EPD0;
 }
 
@@ -96,12 +102,12 @@ export function switch_mm(here: ThisCpu, mm: mm_struct | null): void {
   const { cpu, kernel } = here;
   const user = mm !== null && mm !== kernel.init_mm;
   const reserved = kernel.reserved_pg_dir;
-  const pgd = user ? mm.pgd : (reserved ?? 0);
-  cpu.write('ttbr0_el1', BigInt(pgd));
+  cpu.write('ttbr0_el1', BigInt(user ? mm.pgd : (reserved ?? 0)));
   // Without a zero page to stand in for reserved_pg_dir the half is switched off: the same faults.
   cpu.write('tcr_el1', tcr(kernel.config, user || reserved !== undefined));
   here.mmu.refresh();
   cpu.flushTlb();
+  if (system_uses_ttbr0_pan(kernel.config)) switchUserTables(here, user ? mm.pgd : null);
 }
 
 export function setupCpu(here: ThisCpu, mm: mm_struct): void {
@@ -148,6 +154,7 @@ export function prepareCall(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   const { cpu } = here;
   const regs = finalRecord(here);
   enterKernel(here);
+  if (system_uses_ttbr0_pan(here.kernel.config)) leaveUserTables(here);
   cpu.write('x29', regs + BigInt(S_STACKFRAME));
   cpu.write('x30', cpu.sentinel);
   cpu.write('sp', (stackTop < regs ? stackTop : regs) & ~0xfn);
@@ -160,9 +167,15 @@ export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   cpu.setPrivilege('user');
   cpu.write('pstate', PSR_MODE_EL0t);
   here.mmu.user = true;
+  if (system_uses_ttbr0_pan(here.kernel.config)) enterUserTables(here);
   cpu.write('x29', 0n);
   cpu.write('x30', cpu.sentinel);
   cpu.write('sp', stackTop & ~0xfn);
   cpu.write('pc', pc);
   mmuOf(here).unprivilegedCode.searchAgain();
+}
+
+/** local_irq_disable(): the code that prepareCall() has prepared starts with DAIF.I and DAIF.F set. */
+export function disableInterrupts({ cpu }: ThisCpu): void {
+  cpu.write('pstate', cpu.read('pstate') | PSR_I_BIT | PSR_F_BIT);
 }

@@ -106,6 +106,10 @@ export interface Answers {
   kfence: (addr: bigint) => boolean;
   arena: (addr: bigint) => boolean;
   vma: vm_area_struct | null;
+  /** lock_vma_under_rcu() finds `vma`, too. */
+  vmaLock: boolean;
+  /** notify_die() says NOTIFY_STOP. */
+  notifyStop: boolean;
   handleMmFault: (addr: bigint, flags: number) => number;
 }
 
@@ -114,6 +118,8 @@ export class FakeKernel implements Kernel {
   readonly console: string[] = [];
   readonly levels: number[] = [];
   readonly taints: string[] = [];
+  /** Locks taken, and with a minus given back. */
+  readonly locks: string[] = [];
   readonly warnings: string[] = [];
   readonly reports: { write: boolean; addr: bigint; ip: bigint }[] = [];
   readonly extable = new Map<bigint, ExtableHit>();
@@ -122,6 +128,8 @@ export class FakeKernel implements Kernel {
     kfence: () => false,
     arena: () => false,
     vma: null,
+    vmaLock: true,
+    notifyStop: false,
     handleMmFault: () => VM_FAULT_SIGSEGV,
   };
   #title = '';
@@ -160,11 +168,31 @@ export class FakeKernel implements Kernel {
   panic(_here: ThisCpu, title: string): never {
     throw new TaskDead({ kind: 'panic', title });
   }
+  flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void {
+    for (let va = start; va < end; va += 4096n) {
+      here.cpu.flushTlbPage(va);
+      here.mmu.unpin(va);
+      here.trace.emit({ type: 'tlb-flush', cpu: here.cpu.id, va, by: 'flush_tlb_kernel_range' });
+    }
+  }
+  flush_tlb_all(here: ThisCpu): void {
+    here.cpu.flushTlb();
+  }
+  check_panic_on_warn(): void {}
   warn(_here: ThisCpu, site: string, _at: string, text: string | null): void {
     this.warnings.push(`${site}: ${text ?? ''}`);
   }
-  once(): boolean {
-    return true;
+  readonly #seen = new Set<string>();
+  once(site: string): boolean {
+    const first = !this.#seen.has(site);
+    this.#seen.add(site);
+    return first;
+  }
+  readonly #printed = new Map<string, number>();
+  ___ratelimit(_here: ThisCpu, state: string): boolean {
+    const printed = (this.#printed.get(state) ?? 0) + 1;
+    this.#printed.set(state, printed);
+    return printed <= 10;
   }
   sprint_symbol(address: bigint): string {
     return this.symbols.get(address) ?? `0x${address.toString(16)}`;
@@ -181,12 +209,42 @@ export class FakeKernel implements Kernel {
   search_exception_tables(address: bigint): ExtableHit | null {
     return this.extable.get(address) ?? null;
   }
+  readonly notify_die = port(
+    'notify_die',
+    ['event'],
+    // biome-ignore lint/correctness/useYield: a stand-in
+    function* (here: ThisCpu, _event: string): Path<boolean> {
+      return (here.kernel as FakeKernel).answers.notifyStop;
+    },
+  );
+  hashed_pointer(address: bigint): string {
+    return address.toString(16).padStart(16, '0');
+  }
+  readonly lock_vma_under_rcu = port(
+    'lock_vma_under_rcu',
+    ['mm', 'address'],
+    // biome-ignore lint/correctness/useYield: a stand-in
+    function* (here: ThisCpu, _mm: mm_struct, _address: bigint): Path<vm_area_struct | null> {
+      const { kernel } = here;
+      if (!(kernel instanceof FakeKernel) || !kernel.answers.vmaLock) return null;
+      if (kernel.answers.vma !== null) kernel.locks.push('vma');
+      return kernel.answers.vma;
+    },
+  );
+  vma_end_read(): void {
+    this.locks.push('-vma');
+  }
+  mmap_read_unlock(): void {
+    this.locks.push('-mmap');
+  }
   readonly lock_mm_and_find_vma = port(
     'lock_mm_and_find_vma',
     ['mm', 'address', 'regs'],
     // biome-ignore lint/correctness/useYield: a stand-in
     function* (here: ThisCpu, _mm: mm_struct, _address: bigint): Path<vm_area_struct | null> {
-      return (here.kernel as FakeKernel).answers.vma;
+      const { answers, locks } = here.kernel as FakeKernel;
+      if (answers.vma !== null) locks.push('mmap');
+      return answers.vma;
     },
   );
   readonly handle_mm_fault = port(
@@ -262,6 +320,7 @@ export class TestMachine {
       pagefault_disabled: 0,
       in_interrupt: 0,
       preempt_count: 0,
+      signal_pending: 'none',
     };
     const { ram, mmu, cpu, kernel } = this;
     this.here = { cpu, mmu, ram, trace, arch: arm64, kernel, current, regs: null };
@@ -339,6 +398,7 @@ export class TestMachine {
   code(word: number, at = TEXT): void {
     const pa = this.mmu.peek(at);
     this.ram.words32[(pa - RAM_BASE) / 4] = word;
+    this.mmu.codeChanged();
   }
 
   /** Stores 64-bit words, at a mapped address. */

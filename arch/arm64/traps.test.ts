@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { ACCESS_FETCH, ACCESS_WRITE } from '../../emu/cpu.js';
+import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE } from '../../emu/cpu.js';
 import { KERN_ALERT, KERN_DEFAULT, KERN_EMERG, KERN_WARNING } from '../kernel.js';
 import { arm64 } from './index.js';
 import { pstateText } from './process.js';
@@ -117,6 +117,9 @@ test.each([
   [0x2000_0005, 'nzCv daif -PAN -UAO -TCO -DIT -SSBS BTYPE=--'],
   [0x6040_00c9, 'nZCv daIF +PAN -UAO -TCO -DIT -SSBS BTYPE=--'],
   [0x8040_00c5, 'Nzcv daIF +PAN -UAO -TCO -DIT -SSBS BTYPE=--'],
+  [0x0000_0205, 'nzcv Daif -PAN -UAO -TCO -DIT -SSBS BTYPE=--'],
+  [0x0000_0405, 'nzcv daif -PAN -UAO -TCO -DIT -SSBS BTYPE=jc'],
+  [0x0000_0805, 'nzcv daif -PAN -UAO -TCO -DIT -SSBS BTYPE=-c'],
   // Each of the others set.
   [0x1380_1f05, 'nzcV DAif -PAN +UAO +TCO +DIT +SSBS BTYPE=j-'],
 ])('pstate %s', (pstate, text) => {
@@ -128,4 +131,11 @@ test('the bottom frame and the handler frames have an entry in the list of funct
   for (const { fn, offset } of [...arm64.kernelSideFrames, ...arm64.progSideFrames, arm64.bottomFrame]) {
     expect(known.get(fn) ?? 0).toBeGreaterThan(offset);
   }
+});
+
+test('the registers of a task have no BTYPE: the engine has FEAT_BTI, the machine has not', () => {
+  const machine = new TestMachine();
+  machine.cpu.write('pstate', 0x0040_0805n);
+  machine.miss(K, ACCESS_READ);
+  expect(machine.kernel.console).toContain('pstate: 00400005 (nzcv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)');
 });

@@ -14,6 +14,7 @@ export class UnprivilegedCode {
   /** True once a page was seen that holds a word which would be an LDTR, STTR or ERET. */
   possible = false;
   readonly #pages = new Set<number>();
+  #changed = false;
 
   constructor(readonly ram: Ram) {}
 
@@ -24,11 +25,18 @@ export class UnprivilegedCode {
     if (!this.possible) this.possible = this.#holds(pa);
   }
 
+  /** The host has written to memory that may hold code. */
+  changed(): void {
+    this.#changed = true;
+  }
+
   /**
-   * Searches all pages again that are known to hold code, because the host may have changed them: part of
-   * every call from the host. Code that writes itself such a word while it runs is not noticed.
+   * Searches all pages again that are known to hold code, if the host has changed any: part of every call from
+   * the host. That code writes itself such a word is not noticed before that.
    */
   searchAgain(): void {
+    if (!this.#changed) return;
+    this.#changed = false;
     this.possible = [...this.#pages].some((pa) => this.#holds(pa));
   }
 

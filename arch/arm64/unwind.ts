@@ -2,7 +2,7 @@
  * The steps of a stack walk by frame records.
  *
  * Ported from arch/arm64/kernel/stacktrace.c and include/asm/stacktrace/common.h, bpf-next merge
- * 8496d9020ff3. Left out: interrupt, overflow, SDEI and EFI stacks (the task's is the only one).
+ * 8496d9020ff3. Left out: SDEI and EFI stacks, function graph tracing and kretprobes.
  *
  * Addresses are signed numbers (see emu/address.ts): the walk is part of every recovered fault.
  */
@@ -12,6 +12,7 @@ import type { Arm64Mmu } from './mmu.js';
 import {
   type Arm64PtRegs,
   FRAME_META_TYPE_FINAL,
+  FRAME_META_TYPE_NONE,
   FRAME_META_TYPE_PT_REGS,
   PT_REGS_SIZE,
   S_STACKFRAME,
@@ -20,6 +21,8 @@ import {
 const TWO_32 = 4294967296;
 const FRAME_RECORD_SIZE = 16;
 const FRAME_META_SIZE = 24;
+const S_X29 = 29 * 8;
+const S_PC = 0x100;
 
 /** XPACLRI: the address without a pointer authentication code. */
 export function stripPac(address: bigint): bigint {
@@ -30,6 +33,20 @@ export function stripPac(address: bigint): bigint {
 function stripPacHigh(high: number): number {
   return (high & (1 << 23)) !== 0 ? (high | 0xffff0000) >>> 0 : (high & ~(0x7f << 16)) >>> 0;
 }
+
+/** A stack beside the task's that a walk may come through: signed numbers, the end exclusive. */
+export interface StackRange {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** enum kunwind_source: how a pc was found, by the letter that traces print. */
+export type KunwindSource = '' | 'P';
+
+/** The end of a walk that the kernel warns of: WARN_ON_ONCE(tsk == current) in stacktrace.c. */
+export type BrokenChain = 'final record in the middle' | 'unknown metadata';
+
+const NO_STACKS: readonly StackRange[] = [];
 
 /** One walk after the other. What visitors see is bigint; what is computed with, signed numbers and halves. */
 export class Unwinder {
@@ -42,9 +59,15 @@ export class Unwinder {
   #bpWord = -1;
   /** x29 as a number; not exact, but then out of every stack's range, when it does not fit one. */
   #fp = 0;
-  /** What is left of the task's stack: it only shrinks. */
+  /** What is left of the stack that the walk is on: it only shrinks. */
   #low = 0;
   #high = 0;
+  /** Stacks that it may go on to; who leaves one does not come back. */
+  #others: readonly StackRange[] = NO_STACKS;
+  /** End of the task's stack. */
+  #top = 0;
+  /** Why the walk ended, when the kernel warns of that. */
+  broken: BrokenChain | null = null;
   /** The page last looked at. */
   #page = Number.NaN;
   #pageWord = 0;
@@ -62,8 +85,11 @@ export class Unwinder {
     this.#ram = ram;
   }
 
-  /** @param low lowest address that a frame may have; -Infinity for the whole stack */
-  start(current: task_struct, regs: Arm64PtRegs, low: number): void {
+  /**
+   * @param low lowest address that a frame may have; -Infinity for the whole stack
+   * @param others stacks of the CPU, which only code that cannot be preempted may be on
+   */
+  start(current: task_struct, regs: Arm64PtRegs, low: number, others = NO_STACKS): void {
     const stack = this.#mmu.stackOf(current);
     this.#regs = regs;
     this.#ipLow = regs.pcLow;
@@ -73,9 +99,16 @@ export class Unwinder {
     this.fromRegs = true;
     this.#low = Math.max(low, stack);
     this.#high = stack + current.stackSize;
+    this.#top = this.#high;
+    if (this.#others !== others) this.#others = others;
+    if (this.broken !== null) this.broken = null;
     // The entry code has just found the page of the frame that it pushed.
     this.#page = regs.framePage;
     this.#pageWord = regs.framePageWord;
+  }
+
+  get source(): KunwindSource {
+    return this.fromRegs ? 'P' : '';
   }
 
   /** The frame to report: its pc and x29. */
@@ -124,14 +157,25 @@ export class Unwinder {
     return this.#pageWord + (offset >> 3);
   }
 
+  /** The bytes lie in what is left of this stack. */
   #fits(address: number, size: number): boolean {
     return address >= this.#low && address + size <= this.#high && (address & 7) === 0;
+  }
+
+  /** unwind_find_stack(): on to the other stack that the record is on. The one that was left is gone. */
+  #switchTo(record: number): boolean {
+    const other = this.#others.find(({ low, high }) => record >= low && record + FRAME_RECORD_SIZE <= high);
+    if (other === undefined || (record & 7) !== 0) return false;
+    this.#low = other.low;
+    this.#high = other.high;
+    this.#others = this.#others.filter((stack) => stack !== other);
+    return true;
   }
 
   /** Goes one frame outwards. False at the end of the stack and at anything that is not a frame. */
   next(): boolean {
     const fp = this.#fp;
-    if (!this.#fits(fp, FRAME_RECORD_SIZE)) return false;
+    if (!this.#fits(fp, FRAME_RECORD_SIZE) && !this.#switchTo(fp)) return false;
     const { words32 } = this.#ram;
     const at = this.#word(fp);
     const lrAt = this.#word(fp + 8);
@@ -150,17 +194,32 @@ export class Unwinder {
     return true;
   }
 
-  /** A record of two zeros describes something else than a call. */
+  /** kunwind_next_frame_record_meta(): a record of two zeros describes something else than a call. */
   #meta(fp: number): boolean {
     if (!this.#fits(fp, FRAME_META_SIZE)) return false;
     const { words32 } = this.#ram;
     const typeAt = this.#word(fp + 16);
-    const type = typeAt < 0 ? FRAME_META_TYPE_FINAL : (words32[typeAt * 2] ?? 0);
-    if (type !== FRAME_META_TYPE_PT_REGS) return false;
-    const regs = fp - S_STACKFRAME;
+    if (typeAt < 0) return false;
+    // A 64-bit type: what is above the known ones is unknown.
+    const type = (words32[typeAt * 2 + 1] ?? 0) === 0 ? (words32[typeAt * 2] ?? 0) : FRAME_META_TYPE_NONE;
+    switch (type) {
+      case FRAME_META_TYPE_FINAL:
+        if (fp !== this.#top - PT_REGS_SIZE + S_STACKFRAME) this.broken = 'final record in the middle';
+        return false;
+      case FRAME_META_TYPE_PT_REGS:
+        return this.#nextRegsPc(fp - S_STACKFRAME);
+      default:
+        this.broken = 'unknown metadata';
+        return false;
+    }
+  }
+
+  /** kunwind_next_regs_pc(): on to the code that an exception interrupted. */
+  #nextRegsPc(regs: number): boolean {
     if (!this.#fits(regs, PT_REGS_SIZE)) return false;
-    const pcAt = this.#word(regs + 0x100);
-    const x29At = this.#word(regs + 29 * 8);
+    const { words32 } = this.#ram;
+    const pcAt = this.#word(regs + S_PC);
+    const x29At = this.#word(regs + S_X29);
     if (pcAt < 0 || x29At < 0) return false;
     this.#low = regs + PT_REGS_SIZE;
     this.#bpWord = x29At;

@@ -39,6 +39,14 @@ export const AC = {
   pke: 29,
 } as const;
 
+/** Names of the bits, as the program prints them, in the order of the bits. */
+export const NAMES: readonly string[] = [
+  ...['pte.rw', 'pte.user', 'pte.a', 'pte.d', 'pte.nx', 'pte.p', 'pte.51', 'pte.36'],
+  ...['pde.rw', 'pde.user', 'pde.a', 'pde.d', 'pde.pse', 'pde.nx', 'pde.p', 'pde.51', 'pde.36', 'pde.13'],
+  ...['pdpte.ro', 'pkru.ad', 'pkru.wd', 'pkey=1', 'user', 'write', 'fetch', 'twice'],
+  ...['efer.nx', 'cr0.wp', 'cr4.smep', 'cr4.pke'],
+];
+
 /** All bits a combination may have. */
 export const ALL_BITS = Object.values(AC).reduce<number>((all, bit) => all | (1 << bit), 0);
 
@@ -53,8 +61,8 @@ const PF = { P: 1, W: 2, U: 4, RSVD: 8, I: 16, PK: 32 };
 const A = 0x20n;
 const D = 0x40n;
 const NX = 1n << 63n;
-/** The page of both kinds of leaf. */
-const PAGE = 0x200000n;
+/** The page of both kinds of leaf: where code and data of the program are. */
+export const PAGE = 0x2000000n;
 
 /** Does the sweep run this combination on such a CPU? */
 export function isLegal(c: number, { maxphyaddr, pku }: ModelCpu): boolean {
@@ -112,7 +120,10 @@ export function pdeOf(c: number, table: bigint): bigint {
   );
 }
 
-/** Control registers of a combination; without SMAP, as the sweep runs. Key 2 forbids everything. */
+/**
+ * Control registers of a combination; without SMAP, as the sweep runs. Key 2 forbids everything; with CR4.PKE
+ * clear every key but 0 does, because nobody may look.
+ */
 export function controlsOf(c: number): Readonly<Record<'cr0' | 'cr4' | 'efer' | 'pkru', bigint>> {
   return {
     cr0: 0x80040033n | bits(c, [[AC.wp, 1n << 16n]]),
@@ -124,11 +135,13 @@ export function controlsOf(c: number): Readonly<Record<'cr0' | 'cr4' | 'efer' | 
       ]),
     efer: 0x501n | bits(c, [[AC.nxe, 1n << 11n]]),
     pkru:
-      0x30n |
-      bits(c, [
-        [AC.pkruAd, 4n],
-        [AC.pkruWd, 8n],
-      ]),
+      ((c >> AC.pke) & 1) === 0
+        ? 0xffff_fffcn
+        : 0x30n |
+          bits(c, [
+            [AC.pkruAd, 4n],
+            [AC.pkruWd, 8n],
+          ]),
   };
 }
 
@@ -141,68 +154,84 @@ export interface Expected {
   readonly pdeADontCare: boolean;
 }
 
-/** ac_set_expected_status() and ac_emulate_access(). `pde` and `pte` are the words in memory. */
-export function expected(c: number, pde: bigint, pte: bigint): Expected {
-  const on = (bit: number): boolean => ((c >> bit) & 1) === 1;
-  let words = { pde, pte };
-  if (on(AC.twice)) {
-    const first = once(c & ~((1 << AC.user) | (1 << AC.write) | (1 << AC.fetch)), words.pde, words.pte);
-    words = { pde: first.pde, pte: first.pte };
-  }
-  return once(c, words.pde, words.pte);
+/** What is expected of an access, as one number: these bits, OR-ed. */
+export const EXPECT = {
+  /** The error code, if it faults. */
+  code: 0x3f,
+  fault: 1 << 6,
+  /** Marks that the access leaves: A or D is set in the PDE, in the PTE. */
+  pdeA: 1 << 7,
+  pdeD: 1 << 8,
+  pteA: 1 << 9,
+  pteD: 1 << 10,
+  /** A in the PDE may be set or not. */
+  pdeADontCare: 1 << 11,
+} as const;
+
+const MARKS = EXPECT.pdeA | EXPECT.pdeD | EXPECT.pteA | EXPECT.pteD;
+
+/** ac_set_expected_status() and ac_emulate_access(): bits of EXPECT. */
+export function predict(c: number): number {
+  const second = once(c);
+  if (((c >> AC.twice) & 1) === 0) return second;
+  return second | (once(c & ~((1 << AC.user) | (1 << AC.write) | (1 << AC.fetch))) & MARKS);
 }
 
-function once(c: number, pdeWord: bigint, pteWord: bigint): Expected {
+/** The same as words. `pde` and `pte` are those in memory before. */
+export function expected(c: number, pde: bigint, pte: bigint): Expected {
+  const bits = predict(c);
+  const mark = (a: number, d: number): bigint => ((bits & a) !== 0 ? A : 0n) | ((bits & d) !== 0 ? D : 0n);
+  return {
+    fault: (bits & EXPECT.fault) !== 0,
+    code: bits & EXPECT.code,
+    pde: pde | mark(EXPECT.pdeA, EXPECT.pdeD),
+    pte: pte | mark(EXPECT.pteA, EXPECT.pteD),
+    pdeADontCare: (bits & EXPECT.pdeADontCare) !== 0,
+  };
+}
+
+function once(c: number): number {
   const on = (bit: number): boolean => ((c >> bit) & 1) === 1;
-  let pde = pdeWord;
-  let pte = pteWord;
   let code = PF.P;
   if (on(AC.user)) code |= PF.U;
   if (on(AC.write)) code |= PF.W;
   if (on(AC.fetch)) code |= PF.I;
-  const finish = (fault: boolean): Expected => ({
-    fault,
-    code: !on(AC.nxe) && !on(AC.smep) ? code & ~PF.I : code,
-    pde,
-    pte,
-    pdeADontCare: fault && !on(AC.pdeA),
-  });
-  const invalid = (p: boolean): Expected => {
+  const fault = (marks: number): number => {
+    if (!on(AC.nxe) && !on(AC.smep)) code &= ~PF.I;
+    return code | EXPECT.fault | marks | (on(AC.pdeA) ? 0 : EXPECT.pdeADontCare);
+  };
+  const invalid = (p: boolean, marks: number): number => {
     code = p ? code | PF.RSVD : code & ~PF.P;
-    return finish(true);
+    return fault(marks);
   };
 
   const pdeReserved = on(AC.pde51) || on(AC.pde36) || on(AC.pde13) || (on(AC.pdeNx) && !on(AC.nxe));
-  if (!on(AC.pdeP) || pdeReserved) return invalid(on(AC.pdeP));
+  if (!on(AC.pdeP) || pdeReserved) return invalid(on(AC.pdeP), 0);
+  const large = on(AC.pdePse);
   let w = !on(AC.pdpteRo) && on(AC.pdeRw);
   let u = on(AC.pdeUser);
   let x = !on(AC.pdeNx);
-  pde |= A;
-  if (!on(AC.pdePse)) {
+  const above = large ? 0 : EXPECT.pdeA;
+  if (!large) {
     const pteReserved = on(AC.pte51) || on(AC.pte36) || (on(AC.pteNx) && !on(AC.nxe));
-    if (!on(AC.pteP) || pteReserved) return invalid(on(AC.pteP));
+    if (!on(AC.pteP) || pteReserved) return invalid(on(AC.pteP), above);
     w &&= on(AC.pteRw);
     u &&= on(AC.pteUser);
     x &&= !on(AC.pteNx);
   }
   const kw = !on(AC.wp) && !on(AC.user);
-  let fault =
+  let refused =
     (on(AC.user) && !u) ||
     (on(AC.write) && !w && !kw) ||
     (on(AC.fetch) && !x) ||
     (on(AC.fetch) && u && on(AC.smep) && !on(AC.user));
   if (u && !on(AC.fetch) && on(AC.pkey) && on(AC.pke)) {
     if (on(AC.pkruAd) || (on(AC.write) && on(AC.pkruWd) && !kw)) {
-      fault = true;
+      refused = true;
       code |= PF.PK;
     }
   }
-  if (fault) {
-    if (on(AC.pdePse)) pde = pdeWord;
-    return finish(true);
-  }
-  const marks = on(AC.write) ? A | D : A;
-  if (on(AC.pdePse)) pde |= marks;
-  else pte |= marks;
-  return finish(false);
+  if (refused) return fault(above);
+  if (!on(AC.write)) return above | (large ? EXPECT.pdeA : EXPECT.pteA);
+  return above | (large ? EXPECT.pdeA | EXPECT.pdeD : EXPECT.pteA | EXPECT.pteD);
 }

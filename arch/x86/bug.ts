@@ -1,12 +1,11 @@
-/** BUG() in ported code: the kernel would execute ud2 there, an exception that is not modelled. */
-import { TaskDead } from '../kernel.js';
+/** BUG() in ported code: include/asm-generic/bug.h and arch/x86/include/asm/bug.h. */
+import type { ThisCpu } from '../arch.js';
 
 /**
- * Ends the run at a place where the kernel has a BUG().
- * @param fn the function that has it
- * @param why what led there
- * @param pc the instruction that faulted
+ * Ends the task, or the machine, as the kernel's ud2 does.
+ * @param site `file:line`
+ * @param at what %pS says about the place
  */
-export function BUG(fn: string, why: string, pc: bigint): never {
-  throw new TaskDead({ kind: 'stopped', why: `BUG() in ${fn}(): ${why}`, pc });
+export function BUG(here: ThisCpu, site: string, at: string): never {
+  return here.arch.die_bug(here, site, at);
 }

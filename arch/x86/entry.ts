@@ -4,7 +4,8 @@
  * and the DEFINE_IDTENTRY macros do around the C function.
  *
  * Left out: the entry stack and the copy to the task stack for exceptions from user mode (the frame is put
- * where it ends up), IST stacks (a double fault's frame is on no stack of the ram), SWAPGS.
+ * where it ends up), IST stacks (a double fault's frame is on no stack of the ram), SWAPGS as an instruction (setup.ts
+ * swaps the bases when the host changes the mode; dumps look at them as if the entry had done so).
  */
 import { fromSigned, hex, toSigned } from '../../emu/address.js';
 import {
@@ -17,16 +18,22 @@ import {
   EXCEPTION_SYSENTER,
 } from '../../emu/cpu.js';
 import type { AccessType } from '../../emu/events.js';
-import type { Delegate, Path } from '../../emu/path.js';
+import { type Delegate, type Path, port } from '../../emu/path.js';
 import type { Resumption, ThisCpu, Translation } from '../arch.js';
+import { TaskDead } from '../kernel.js';
 import { exc_page_fault } from './fault.js';
 import { registersOf } from './instruction-at.js';
 import { mmuOf, type X86Mmu } from './mmu.js';
+import { X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_PF, X86_TRAP_SS } from './processor.js';
 import { PT_REGS_SIZE, X86_EFLAGS_AC, type X86PtRegs } from './regs.js';
+import { killed } from './signal.js';
 import { exc_double_fault, exc_general_protection, exc_stack_segment } from './traps.js';
-import { X86_PF_PROT } from './walk.js';
+import { X86_PF_INSTR, X86_PF_PROT, X86_PF_USER, X86_PF_WRITE } from './walk.js';
 
 const AC = Number(X86_EFLAGS_AC);
+
+/** Vectors with a handler here. */
+const MODELLED: readonly number[] = [X86_TRAP_DF, X86_TRAP_SS, X86_TRAP_GP, X86_TRAP_PF];
 
 /** The error codes of page faults that happen, as events show them. */
 const ERROR_CODES: readonly bigint[] = Array.from({ length: 32 }, (_, code) => BigInt(code));
@@ -66,6 +73,8 @@ export function handleStop(here: ThisCpu, stop: CpuStop): Delegate<Resumption> {
       return trace.immediate(stopped(here, 'an instruction that this CPU does not have (#UD)'));
     case 'halt':
       return trace.immediate(stopped(here, 'hlt: no interrupt will ever come'));
+    case 'raised':
+      return takeRaised(here, stop.number, Number(BigInt.asUintN(32, stop.syndrome)), stop.address);
     case 'cache-op':
     case 'exit':
     case 'count':
@@ -108,12 +117,78 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
     const pushed = pushFrame(here, mmu, regs);
     if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
     yield* exc_page_fault(here, regs, walk.code);
-    return resume(here.cpu, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
+    if (regs.user_mode) yield* exit_to_user_mode_loop(here, regs);
+    return resume(here, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
   } finally {
     here.regs = outer;
     mmu.irqsDisabled = outerIrqs;
     mmu.release();
   }
+}
+
+/** An exception that the host asks for: nothing is walked, what is reported is what hardware would report. */
+function* takeRaised(here: ThisCpu, vector: number, error_code: number, cr2: bigint): Path<Resumption> {
+  if (!MODELLED.includes(vector)) return stopped(here, describeException(vector));
+  const mmu = mmuOf(here);
+  const outer = here.regs;
+  const outerIrqs = mmu.irqsDisabled;
+  const regs = mmu.capture();
+  mmu.user = regs.user_mode;
+  here.regs = regs;
+  mmu.irqsDisabled = true;
+  try {
+    return yield* raise(here, mmu, regs, vector, error_code, cr2);
+  } finally {
+    here.regs = outer;
+    mmu.irqsDisabled = outerIrqs;
+    mmu.release();
+  }
+}
+
+function* raise(
+  here: ThisCpu,
+  mmu: X86Mmu,
+  regs: X86PtRegs,
+  vector: number,
+  error_code: number,
+  cr2: bigint,
+): Path<Resumption> {
+  const { trace } = here;
+  const access = accessOf(error_code);
+  let entry = 0n;
+  if (vector === X86_TRAP_PF) {
+    const user = (error_code & X86_PF_USER) !== 0;
+    const walk = mmu.explain(cr2, access, user, (regs.flagsLow & AC) !== 0);
+    emitWalk(here, cr2, access, user, {
+      ...walk,
+      verdict: 'reported because the host asks for it',
+      at: null,
+    });
+    entry = walk.levels[walk.levels.length - 1]?.entry ?? 0n;
+    mmu.setCr2(cr2);
+    mmu.unpin(cr2);
+    if ((error_code & X86_PF_PROT) !== 0) here.cpu.flushTlbPage(cr2);
+  }
+  const address = mmu.cr2;
+  const exception = (VECTORS[vector] ?? '').split(' ', 1)[0] ?? '';
+  const code = BigInt(error_code);
+  trace.emit({ type: 'fault', cpu: trace.cpu, exception, pc: regs.ip, address, code, access });
+  if (vector === X86_TRAP_DF) {
+    yield* exc_double_fault(here, regs, error_code, address);
+    return resume(here, regs, address, entry);
+  }
+  const pushed = pushFrame(here, mmu, regs);
+  if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
+  if (vector === X86_TRAP_PF) yield* exc_page_fault(here, regs, error_code);
+  else if (vector === X86_TRAP_SS) yield* exc_stack_segment(here, regs, error_code);
+  else yield* exc_general_protection(here, regs, error_code);
+  if (regs.user_mode) yield* exit_to_user_mode_loop(here, regs);
+  return resume(here, regs, address, entry);
+}
+
+function accessOf(error_code: number): AccessType {
+  if ((error_code & X86_PF_INSTR) !== 0) return 'fetch';
+  return (error_code & X86_PF_WRITE) !== 0 ? 'write' : 'read';
 }
 
 /** What hardware calls the access: the engine asks for the read of a read-modify-write first. */
@@ -130,8 +205,8 @@ function hardwareAccess(
 }
 
 /** What the CPU does before it pushes anything. Only a walk that failed raises the fault. */
-function raisePageFault(
-  here: ThisCpu,
+export function raisePageFault(
+  here: Pick<ThisCpu, 'cpu' | 'trace'>,
   mmu: X86Mmu,
   regs: X86PtRegs,
   va: bigint,
@@ -160,7 +235,13 @@ function raisePageFault(
   return walk;
 }
 
-function emitWalk(here: ThisCpu, va: bigint, access: AccessType, user: boolean, walk: Translation): void {
+function emitWalk(
+  here: Pick<ThisCpu, 'trace'>,
+  va: bigint,
+  access: AccessType,
+  user: boolean,
+  walk: Translation,
+): void {
   const { trace } = here;
   if (!trace.listening) return;
   const { levels, verdict, at } = walk;
@@ -175,7 +256,7 @@ function* takeNonCanonical(
   va: bigint,
   asked: AccessType,
 ): Path<Resumption> {
-  const { trace, cpu } = here;
+  const { trace } = here;
   const user = regs.user_mode;
   const insn = asked === 'fetch' ? null : mmu.faulting.at(regs.ipSigned);
   const registers = registersOf(here, regs);
@@ -196,7 +277,7 @@ function* takeNonCanonical(
   if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
   if (stackSegment) yield* exc_stack_segment(here, regs, 0);
   else yield* exc_general_protection(here, regs, 0);
-  return resume(cpu, regs, va, 0n);
+  return resume(here, regs, va, 0n);
 }
 
 /**
@@ -234,7 +315,7 @@ function alignedStack(regs: X86PtRegs): number {
  * which; one at a non-canonical address (NaN) leaves CR2 as it is.
  */
 function* takeDoubleFault(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs, push: number): Path<Resumption> {
-  const { trace, cpu } = here;
+  const { trace } = here;
   if (!Number.isNaN(push)) {
     const address = fromSigned(push);
     mmu.setCr2(address);
@@ -251,12 +332,28 @@ function* takeDoubleFault(here: ThisCpu, mmu: X86Mmu, regs: X86PtRegs, push: num
     access: 'write',
   });
   yield* exc_double_fault(here, regs, 0, address);
-  return resume(cpu, regs, address, 0n);
+  return resume(here, regs, address, 0n);
 }
 
 /** iretq: the guest goes on with what the handler left in the frame. */
-function resume(cpu: ThisCpu['cpu'], regs: X86PtRegs, address: bigint, entry: bigint): Resumption {
+function resume(here: ThisCpu, regs: X86PtRegs, address: bigint, entry: bigint): Resumption {
   const how = regs.ipChanged ? 'fixup' : 'retry';
-  if (regs.dirty !== 0) regs.writeBack(cpu);
+  if (regs.dirty !== 0) regs.writeBack(here.cpu);
   return { how, pc: regs.ip, address, entry };
 }
+
+/** kernel/entry/common.c: a signal that waits is delivered on the way back to user mode. */
+const exit_to_user_mode_loop = port(
+  'exit_to_user_mode_loop',
+  ['regs'],
+  function* (here: ThisCpu, regs: X86PtRegs): Path<void> {
+    const { signal_pending } = here.current;
+    const pending = signal_pending !== 'none';
+    if (!(yield* here.trace.decide('exit_to_user_mode_loop', 'ti_work & _TIF_SIGPENDING', pending))) return;
+    // A fatal signal is SIGKILL once it is pending; of what another one would do, nothing is known.
+    if (signal_pending === 'fatal') {
+      throw killed();
+    }
+    throw new TaskDead({ kind: 'stopped', why: 'a signal is delivered', pc: regs.ip });
+  },
+);

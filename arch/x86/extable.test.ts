@@ -1,6 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
+import { drain } from '../../emu/path.js';
+import { SIGSEGV } from '../kernel.js';
+import { fixup_exception } from './extable.js';
 import { packExtable } from './extable-format.js';
-import { HOLE, TEXT, type TestMachine, testMachine } from './testing.js';
+import { TASK_SIZE_MAX, X86_TRAP_GP } from './processor.js';
+import { HOLE, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
 
 const CODE = TEXT + 0x100n;
 const FIXUP = TEXT + 0x180n;
@@ -113,7 +117,153 @@ describe('fixups', () => {
     machine.miss(HOLE, 'read');
     expect(machine.console()).toEqual([
       'unchecked MSR access error: WRMSR to 0x1a0 (tried to write 0x0000000112345678) at rIP: 0xffffffff81000100 (leaf+0x0/0x10)',
+      'Call Trace:',
+      ' <TASK>',
+      ' 0xffffffff8100401a',
+      ' </TASK>',
     ]);
+    const read = machineWith('RDMSR');
+    read.set({ rcx: 0xffffffff_00000010n, rax: 1n, rdx: 2n });
+    read.miss(HOLE, 'read');
+    const where = 'at rIP: 0xffffffff81000100 (leaf+0x0/0x10)';
+    expect(read.console()[0]).toBe(`unchecked MSR access error: RDMSR from 0x10 ${where}`);
+    expect([read.cpu.read('rax'), read.cpu.read('rdx')]).toEqual([0n, 0n]);
+  });
+
+  test.each([
+    ['WRMSR_IN_MCE', 'WRMSR to 0x400 (tried to write 0x0000000000000001)'],
+    ['RDMSR_IN_MCE', 'RDMSR from 0x400'],
+  ])('%s is the end of the machine', (type, access) => {
+    const machine = machineWith(type);
+    machine.set({ rcx: 0x400n, rax: 1n, rdx: 0n });
+    const result = machine.miss(HOLE, 'read');
+    expect(result).toMatchObject({ outcome: { kind: 'panic', title: 'MCA architectural violation!' } });
+    const where = 'at rIP: 0xffffffff81000100 (leaf+0x0/0x10)';
+    expect(machine.console()[0]).toBe(`mce: MSR access error: ${access} ${where}`);
+    expect(machine.events('console')[0]?.level).toBe(0);
+  });
+
+  test('ERETU makes the frame that it could not return with one of this exception', () => {
+    const machine = machineWith('ERETU');
+    // The frame lies above the event's own: its orig_ax is where sp points to.
+    const sp = 0xffffc90000203e00n;
+    const pa = machine.mmu.peek(sp);
+    machine.ram.writeU64(pa + 16, 0x30033n);
+    machine.ram.writeU64(pa + 40, 0x4002bn);
+    machine.set({ rsp: sp });
+    expect(machine.miss(HOLE, 'write')).toMatchObject({ how: 'fixup', pc: FIXUP });
+    const word = (offset: number): bigint => machine.ram.readU64(pa + offset);
+    // Error code; cs and ss of the frame, without the event's bits; CR2 as event data behind it.
+    expect([word(0), word(16), word(40), word(48)]).toEqual([2n, 0x33n, 0x2bn, HOLE]);
+  });
+
+  test('ERETU without a frame is no fixup', () => {
+    const machine = machineWith('ERETU');
+    machine.set({ rsp: STACK_TOP - 0x10n });
+    machine.miss(HOLE, 'write');
+    expect(machine.console()[0]).toContain('BUG: unable to handle page fault');
+  });
+
+  test('FPU_RESTORE warns, once', () => {
+    const machine = machineWith('FPU_RESTORE');
+    for (let i = 0; i < 2; i++) {
+      machine.set({ rip: CODE });
+      expect(machine.miss(HOLE, 'read')).toMatchObject({ how: 'fixup', pc: FIXUP });
+    }
+    expect(machine.console()).toEqual([
+      '------------[ cut here ]------------',
+      'Bad FPU state detected at 0xffffffff81000100, reinitializing FPU registers.',
+    ]);
+  });
+
+  test('CLEAR_FS leaves the null selector with base 0', () => {
+    const machine = machineWith('CLEAR_FS');
+    machine.set({ fs_base: 0x7f00n });
+    expect(machine.miss(HOLE, 'read')).toMatchObject({ how: 'fixup', pc: FIXUP });
+    expect(machine.cpu.read('fs_base')).toBe(0n);
+  });
+
+  test.each([
+    ['DEFAULT_MCE_SAFE', {}],
+    ['FAULT_MCE_SAFE', { rax: 14n }],
+    ['WRMSR_SAFE', { rax: 0x11n, rdx: 0x22n, rcx: 0xfffffffffffffffbn }],
+    ['UACCESS', { rax: 0x11n }],
+  ])('%s', (type, want) => {
+    const machine = machineWith(type, { reg: 'rcx' });
+    machine.set({ rax: 0x11n, rdx: 0x22n });
+    expect(machine.miss(HOLE, 'read')).toMatchObject({ how: 'fixup', pc: FIXUP });
+    for (const [register, value] of Object.entries(want)) expect(machine.cpu.read(register)).toBe(value);
+  });
+
+  test('UACCESS of a general protection fault is told address 0, and so does not warn', () => {
+    const machine = machineWith('UACCESS');
+    machine.set({ rdi: 0xdead000000000000n });
+    expect(machine.raise(X86_TRAP_GP, 0)).toMatchObject({ how: 'fixup', pc: FIXUP });
+    expect(machine.console()).toEqual([]);
+  });
+
+  test('UACCESS warns of an address that no user access can have, once', () => {
+    const machine = machineWith('UACCESS');
+    const fixup = (address: bigint): unknown => {
+      const regs = machine.mmu.capture();
+      const { here } = machine;
+      try {
+        return drain(fixup_exception(here, regs, X86_TRAP_GP, 0, address));
+      } finally {
+        machine.mmu.release();
+      }
+    };
+    for (const address of [0n, TASK_SIZE_MAX, TASK_SIZE_MAX + 4096n]) expect(fixup(address)).toBe(true);
+    expect(machine.console()).toEqual([]);
+    for (let i = 0; i < 2; i++) expect(fixup(TASK_SIZE_MAX + 4097n)).toBe(true);
+    expect(machine.console()).toEqual([
+      '------------[ cut here ]------------',
+      'General protection fault in user access. Non-canonical address?',
+    ]);
+  });
+
+  test('a type without handler is a BUG()', () => {
+    const machine = machineWith('DEFAULT');
+    const hit = machine.kernel.extable.get(CODE);
+    machine.ram.words32[((hit?.pa ?? 0) + 8) / 4] = 4;
+    expect(machine.miss(HOLE, 'read')).toMatchObject({ outcome: { kind: 'oops', signal: SIGSEGV } });
+    expect(machine.console().slice(0, 3)).toEqual([
+      '------------[ cut here ]------------',
+      'kernel BUG at arch/x86/mm/extable.c:398!',
+      'Oops: invalid opcode: 0000 [#1] SMP NOPTI',
+    ]);
+  });
+
+  test.each([
+    ['an entry whose fixup is too far for an instruction', [0x48, 0x8b, 0x07], 16n, 0xffdn],
+    ['bytes that are no instruction', [0x06, 0x90, 0x90], 3n, 0xffdn],
+    ['a length that is another', [0x48, 0x8b, 0x07], 4n, 0xffdn],
+    ['a load of 32 bits', [0x8b, 0x07], 2n, 0xffdn],
+    ['another instruction', [0x48, 0x03, 0x07], 3n, 0xffdn],
+    ['a move between registers', [0x48, 0x8b, 0xc7], 3n, 0xffdn],
+    ['a fault that is not at the next word', [0x48, 0x8b, 0x07], 3n, 0xff5n],
+    ['a page in front that is not there either', [0x48, 0x8b, 0x07], 3n, null],
+  ])('ZEROPAD fails for %s', (_what, bytes, length, offset) => {
+    const machine = testMachine();
+    const page = HOLE & ~0xfffn;
+    if (offset !== null) machine.map(page, 0x8000000000201163n);
+    machine.text('leaf', 0x100, bytes, 0x20);
+    machine.fixup({ insn: CODE, type: 'ZEROPAD', fixup: CODE + length });
+    machine.set({ rip: CODE, rdi: page + (offset ?? 0xffdn) });
+    machine.miss(page + 0x1000n, 'read');
+    expect(machine.console()[0]).toContain('BUG: unable to handle page fault');
+  });
+
+  test('ZEROPAD sees through prefixes', () => {
+    const machine = testMachine();
+    machine.map(HOLE & ~0xfffn, 0x8000000000201163n);
+    machine.ram.writeU64(0x201ff8, 0x8877665544332211n);
+    // mov rax, ds:[rdi]
+    machine.text('leaf', 0x100, [0x3e, 0x48, 0x8b, 0x07], 0x20);
+    machine.fixup({ insn: CODE, type: 'ZEROPAD', fixup: CODE + 4n });
+    machine.set({ rip: CODE, rdi: (HOLE & ~0xfffn) + 0xfffn });
+    expect(machine.miss((HOLE & ~0xfffn) + 0x1000n, 'read')).toMatchObject({ how: 'fixup' });
+    expect(machine.cpu.read('rax')).toBe(0x88n);
   });
 
   test('ZEROPAD gives the bytes that are there', () => {

@@ -1,13 +1,12 @@
 /**
  * Exception-table fixups, port of arch/x86/mm/extable.c, bpf-next merge 8496d9020ff3.
  *
- * Left out: EX_TYPE_FPU_RESTORE's reset of the FPU, EX_TYPE_ERETU (FRED), early_fixup_exception(), and the
- * stack dump behind "unchecked MSR access error".
+ * Left out: EX_TYPE_FPU_RESTORE's reset of the FPU and early_fixup_exception().
  */
 import { u64 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
-import { type ExtableHit, KERN_WARNING } from '../kernel.js';
+import { type ExtableHit, KERN_DEFAULT, KERN_EMERG, KERN_WARNING } from '../kernel.js';
 import { BUG } from './bug.js';
 import {
   ARENA_ACCESS,
@@ -20,20 +19,14 @@ import {
   EX_TYPE,
   exTypeName,
 } from './extable-format.js';
+import { insn_decode_kernel, insn_get_addr_ref, insn_get_modrm_reg } from './insn-eval.js';
 import { registersOf } from './instruction-at.js';
+import { copy_from_kernel_nofault } from './maccess.js';
 import { mmuOf } from './mmu.js';
+import { TASK_SIZE_MAX, X86_TRAP_GP } from './processor.js';
 import { ENCODED_REGISTERS, regsOffset, type X86PtRegs } from './regs.js';
+import { show_trace_log_lvl } from './show-trace.js';
 
-/** Exception vectors, arch/x86/include/asm/trapnr.h. */
-export const X86_TRAP_DF = 8;
-export const X86_TRAP_SS = 12;
-export const X86_TRAP_GP = 13;
-export const X86_TRAP_PF = 14;
-
-/** TASK_SIZE_MAX with four levels: 2^47 - 4096. */
-export const TASK_SIZE_MAX = 0x7fff_ffff_f000n;
-/** Segment overrides, operand and address size, lock and repeat. */
-const LEGACY_PREFIXES: readonly number[] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
 const SGX_ENCLS_FAULT_FLAG = 0x4000_0000n;
 
 /** Offset of sp in pt_regs. */
@@ -67,9 +60,11 @@ function ex_reg(e: ExceptionTableEntry): number {
   return (e.data >>> EX_DATA_REG_SHIFT) & 0xf;
 }
 
-/** pt_regs_offset(): where an encoded register lies in pt_regs. */
+/** pt_regs_offset(): where the encoded registers lie in pt_regs; instructions of programs do not name sp. */
+const REG_OFFSETS = ENCODED_REGISTERS.map((name) => regsOffset(name) ?? SP_OFFSET);
+
 function regOffset(reg: number): number {
-  return regsOffset(ENCODED_REGISTERS[reg] ?? '') ?? SP_OFFSET;
+  return REG_OFFSETS[reg] ?? SP_OFFSET;
 }
 
 const ex_handler_default = port(
@@ -217,31 +212,33 @@ const ex_handler_msr = port(
 function uncheckedMsrAccess(here: ThisCpu, regs: X86PtRegs, wrmsr: boolean): void {
   const { kernel } = here;
   if (!kernel.once(`arch/x86/mm/extable.c:ex_handler_msr ${wrmsr ? 'WRMSR' : 'RDMSR'}`)) return;
+  kernel.printk(here, KERN_WARNING, `unchecked MSR access error: ${msrAccess(here, regs, wrmsr)}`);
+  show_stack_regs(here, regs);
+}
+
+function msrAccess({ kernel }: ThisCpu, regs: X86PtRegs, wrmsr: boolean): string {
   const low32 = (value: bigint): bigint => value & 0xffff_ffffn;
   const hex8 = (value: bigint): string => low32(value).toString(16).padStart(8, '0');
   const at = `at rIP: 0x${regs.ip.toString(16)} (${kernel.sprint_symbol(regs.ip)})`;
   const msr = `0x${low32(regs.cx).toString(16)}`;
-  const text = wrmsr
-    ? `unchecked MSR access error: WRMSR to ${msr} (tried to write 0x${hex8(regs.dx)}${hex8(regs.ax)}) ${at}`
-    : `unchecked MSR access error: RDMSR from ${msr} ${at}`;
-  kernel.printk(here, KERN_WARNING, text);
+  return wrmsr
+    ? `WRMSR to ${msr} (tried to write 0x${hex8(regs.dx)}${hex8(regs.ax)}) ${at}`
+    : `RDMSR from ${msr} ${at}`;
 }
 
-/** The parts of an instruction that tell a `mov r64, m64`: opcode byte, REX.W, and ModRM.reg with REX.R. */
-function decodeLoad(
-  here: ThisCpu,
-  regs: X86PtRegs,
-  length: number,
-): { opcode: number; wide: boolean; reg: number } {
-  const byte = (i: number): number => {
-    const pa = mmuOf(here).peek(u64(regs.ip + BigInt(i)));
-    return i < length && pa >= 0 ? (here.ram.bytes[pa - here.ram.base] ?? 0) : 0;
-  };
-  let at = 0;
-  while (LEGACY_PREFIXES.includes(byte(at))) at += 1;
-  const rex = (byte(at) & 0xf0) === 0x40 ? byte(at) : 0;
-  if (rex !== 0) at += 1;
-  return { opcode: byte(at), wide: (rex & 8) !== 0, reg: ((byte(at + 1) >>> 3) & 7) | ((rex & 4) << 1) };
+/** The BUG() of fixup_exception(), as %pS says it. The offset, the size and the line are chosen. */
+const BUG_AT = 'fixup_exception+0x30a/0x310';
+
+/** arch/x86/kernel/dumpstack.c: the trace alone, from the registers. */
+function show_stack_regs(here: ThisCpu, regs: X86PtRegs): void {
+  show_trace_log_lvl(here, regs, KERN_DEFAULT);
+}
+
+/** arch/x86/kernel/cpu/mce/core.c: registers of the machine-check handler itself must be there. */
+function ex_handler_msr_mce(here: ThisCpu, regs: X86PtRegs, wrmsr: boolean): never {
+  here.kernel.printk(here, KERN_EMERG, `mce: MSR access error: ${msrAccess(here, regs, wrmsr)}`);
+  show_stack_regs(here, regs);
+  return here.kernel.panic(here, 'MCA architectural violation!');
 }
 
 /** load_unaligned_zeropad(): the load crossed into a page that is not there; what is beyond reads as 0. */
@@ -254,15 +251,15 @@ const ex_handler_zeropad = port(
     const len = u64(ex_fixup_addr(e) - regs.ip);
     if (yield* trace.decide(fn, 'len > MAX_INSN_SIZE', len > 15n)) return false;
     const mmu = mmuOf(here);
-    const insn = mmu.faulting.at(regs.ipSigned);
-    const wrongLength = insn === null || BigInt(insn.length) !== len;
-    if ((yield* trace.decide(fn, 'insn.length != len', wrongLength)) || insn === null) return false;
-    const load = decodeLoad(here, regs, insn.length);
-    if (yield* trace.decide(fn, 'insn.opcode.bytes[0] != 0x8b', load.opcode !== 0x8b)) return false;
-    if (yield* trace.decide(fn, 'insn.opnd_bytes != sizeof(long)', !load.wide)) return false;
-    const operand = insn.memory[0];
-    if (operand === undefined) return false;
-    const address = operand.address(registersOf(here, regs));
+    const bytes = copy_from_kernel_nofault(here, regs.ip, Number(len));
+    const length = mmu.faulting.at(regs.ipSigned)?.length;
+    const wrongLength = bytes === null || length !== Number(len);
+    if ((yield* trace.decide(fn, 'insn.length != len', wrongLength)) || bytes === null) return false;
+    const insn = insn_decode_kernel(bytes, Number(len));
+    if (yield* trace.decide(fn, 'insn.opcode.bytes[0] != 0x8b', insn.opcode !== 0x8b)) return false;
+    if (yield* trace.decide(fn, 'insn.opnd_bytes != sizeof(long)', insn.opnd_bytes !== 8)) return false;
+    const address = insn_get_addr_ref(insn, registersOf(here, regs));
+    if ((yield* trace.decide(fn, 'addr == ~0ul', address === null)) || address === null) return false;
     const offset = address & 7n;
     const aligned = address & ~7n;
     const elsewhere = fault_addr !== aligned + 8n;
@@ -270,7 +267,48 @@ const ex_handler_zeropad = port(
     const pa = mmu.peek(aligned);
     // The kernel's own load of that word would fault here, inside the handler.
     if (pa < 0) return false;
-    regs.setAtOffset(regOffset(load.reg), here.ram.readU64(pa) >> (8n * offset));
+    regs.setAtOffset(regOffset(insn_get_modrm_reg(insn)), here.ram.readU64(pa) >> (8n * offset));
+    return yield* ex_handler_default(here, e, regs);
+  },
+);
+
+/** Bits of the words that hold ss and cs in frames of FRED: struct fred_ss and fred_cs. */
+const FRED_SS_NMI = 1n << 18n;
+const FRED_CS_SL = 3n << 16n;
+const FRED_CS_WFE = 1n << 18n;
+const SELECTOR = 0xffffn;
+/** Offsets in pt_regs, and of the event data behind it. */
+const ORIG_AX_OFFSET = 120n;
+const CS_OFFSET = 136n;
+const SS_OFFSET = 160n;
+const EDATA_OFFSET = 168n;
+
+/**
+ * ERETU refused the frame that it should return to user mode with. The frame is made one for the exception
+ * that this is, as if the event had come from there.
+ */
+const ex_handler_eretu = port(
+  'ex_handler_eretu',
+  ['fixup', 'regs', 'error_code'],
+  function* (here: ThisCpu, e: ExceptionTableEntry, regs: X86PtRegs, error_code: number): Path<boolean> {
+    const { ram } = here;
+    const mmu = mmuOf(here);
+    const uregs = regs.sp - ORIG_AX_OFFSET;
+    const place = (offset: bigint): number => mmu.peek(u64(uregs + offset));
+    const orig_ax = place(ORIG_AX_OFFSET);
+    const cs = place(CS_OFFSET);
+    const ss = place(SS_OFFSET);
+    const edata = place(EDATA_OFFSET);
+    // The kernel's own accesses to the frame would fault here, inside the handler.
+    if (Math.min(orig_ax, cs, ss, edata) < 0) return false;
+    const userSs = ram.readU64(ss);
+    const userCs = ram.readU64(cs);
+    const blocked = userSs & FRED_SS_NMI;
+    regs.setAtOffset(Number(SS_OFFSET), (regs.ss & ~FRED_SS_NMI) | blocked);
+    ram.writeU64(edata, mmu.cr2);
+    ram.writeU64(ss, (regs.ss & ~(FRED_SS_NMI | SELECTOR)) | (userSs & SELECTOR));
+    ram.writeU64(cs, (regs.cs & ~(FRED_CS_SL | FRED_CS_WFE | SELECTOR)) | (userCs & SELECTOR));
+    ram.writeU64(orig_ax, BigInt(error_code));
     return yield* ex_handler_default(here, e, regs);
   },
 );
@@ -304,7 +342,7 @@ export const fixup_exception = port(
     here: ThisCpu,
     regs: X86PtRegs,
     trapnr: number,
-    _error_code: number,
+    error_code: number,
     fault_addr: bigint,
   ): Path<boolean> {
     const { trace } = here;
@@ -340,8 +378,9 @@ export const fixup_exception = port(
       case EX_TYPE.RDMSR_SAFE:
         return yield* ex_handler_msr(here, e, regs, false, true, reg);
       case EX_TYPE.WRMSR_IN_MCE:
+        return ex_handler_msr_mce(here, regs, true);
       case EX_TYPE.RDMSR_IN_MCE:
-        return here.kernel.panic(here, 'MCA architectural violation!');
+        return ex_handler_msr_mce(here, regs, false);
       case EX_TYPE.POP_REG:
         regs.sp = u64(regs.sp + 8n);
         return yield* ex_handler_imm_reg(here, e, regs, reg, imm);
@@ -353,8 +392,10 @@ export const fixup_exception = port(
         return yield* ex_handler_ucopy_len(here, e, regs, trapnr, fault_addr, reg, imm);
       case EX_TYPE.ZEROPAD:
         return yield* ex_handler_zeropad(here, e, regs, fault_addr);
+      case EX_TYPE.ERETU:
+        return yield* ex_handler_eretu(here, e, regs, error_code);
       default:
-        return BUG('fixup_exception', `exception-table entry of type ${exTypeName(type)}`, regs.ip);
+        return BUG(here, 'arch/x86/mm/extable.c:398', BUG_AT);
     }
   },
 );

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { drain } from '../../emu/path.js';
 import {
   SEGV_ACCERR,
   SEGV_MAPERR,
@@ -15,6 +16,7 @@ import {
   VM_WRITE,
   type vm_area_struct,
 } from '../kernel.js';
+import { spurious_kernel_fault } from './fault.js';
 import { HOLE, STACK, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
 
 const USER = 0x7f0000001000n;
@@ -29,7 +31,7 @@ function aboutToStore(machine: TestMachine): void {
 }
 
 function vma(vm_flags: number): vm_area_struct {
-  return { vm_start: USER & ~0xfffn, vm_end: USER + 0x1000n, vm_flags };
+  return { vm_start: USER & ~0xfffn, vm_end: USER + 0x1000n, vm_flags, pkey: 0 };
 }
 
 /** What ended the task. */
@@ -192,6 +194,47 @@ describe('spurious kernel faults', () => {
     ]);
   });
 
+  /** The entry of a level for HOLE in the kernel's tables. */
+  function entryAt(machine: TestMachine, level: number): number {
+    return machine.mmu.explain(HOLE, 'read', false, false).levels[level]?.entryPa ?? 0;
+  }
+
+  test.each([
+    ['nothing at the PGD', 0, 0n, false],
+    ['nothing at the PUD', 1, 0n, false],
+    ['nothing at the PMD', 2, 0n, false],
+    ['nothing at the PTE', 3, 0n, false],
+    ['a writable page of 1 GiB', 1, 0x80000000000001e3n, true],
+    ['a read-only page of 1 GiB', 1, 0x80000000000001a1n, false],
+    ['a writable page of 2 MiB', 2, 0x80000000002001e3n, true],
+    ['a read-only page of 2 MiB', 2, 0x80000000002001a1n, false],
+  ])('%s', (_what, level, entry, spurious) => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.map(HOLE, PTE_RW);
+    machine.ram.writeU64(entryAt(machine, level), entry);
+    expect(drain(spurious_kernel_fault(machine.here, 3, HOLE))).toBe(spurious);
+    expect(machine.console()).toEqual([]);
+  });
+
+  test('the tables are those of init_mm, whatever CR3 holds', () => {
+    const machine = testMachine();
+    aboutToStore(machine);
+    machine.map(HOLE, PTE_RW);
+    machine.ram.write(0x3f0000, machine.ram.read(0x100000, 4096));
+    machine.set({ cr3: 0x3f0000n });
+    machine.mmu.refresh();
+    machine.ram.writeU64(0x100000 + 8 * 402, 0n);
+    expect(drain(spurious_kernel_fault(machine.here, 3, HOLE))).toBe(false);
+  });
+
+  test('a stale entry that forbids a fetch is retried', () => {
+    const machine = testMachine();
+    machine.map(HOLE, 0x201121n);
+    machine.set({ rip: HOLE });
+    expect(machine.raise(14, 0x11, HOLE)).toMatchObject({ how: 'retry' });
+  });
+
   test('a fetch from a page that may not be executed is none', () => {
     const machine = testMachine();
     machine.map(HOLE, PTE_RW);
@@ -279,6 +322,18 @@ describe('kernel accesses to user addresses', () => {
     expect(machine.console()[0]).toBe('unable to execute userspace code (SMEP?) (uid: 0)');
   });
 
+  test('KFENCE and the arena may have them: what is not there is asked for', () => {
+    for (const access of ['read', 'fetch'] as const) {
+      for (const hook of ['kfence', 'arena'] as const) {
+        const machine = testMachine();
+        aboutToStore(machine);
+        machine.kernel.answers[hook] = true;
+        expect(machine.miss(0x10n, access)).toMatchObject({ how: 'retry' });
+        expect(machine.console()).toEqual([]);
+      }
+    }
+  });
+
   test('the last page below the hole counts as kernel space', () => {
     const machine = testMachine();
     aboutToStore(machine);
@@ -305,8 +360,8 @@ describe('user accesses', () => {
   const results = new WeakMap<TestMachine, unknown>();
 
   test.each([
-    ['a kernel page', 0xffff888000000000n, 'read', 0x8000000000201163n, null, 5n, 'error 5', SEGV_MAPERR],
-    ['a kernel hole', 0xffff888000000000n, 'read', 0n, null, 4n, 'error 5', SEGV_MAPERR],
+    ['a kernel page', 0xffff888000400000n, 'read', 0x8000000000201163n, null, 5n, 'error 5', SEGV_MAPERR],
+    ['a kernel hole', 0xffff888000400000n, 'read', 0n, null, 4n, 'error 5', SEGV_MAPERR],
     ['no VMA', USER, 'read', 0n, null, 4n, 'error 4', SEGV_MAPERR],
     ['a read-only VMA', USER, 'write', 0x201025n, VM_READ, 7n, 'error 7', SEGV_ACCERR],
     ['a page without execution', USER, 'fetch', 0x8000000000201025n, VM_READ, 0x15n, 'error 15', SEGV_ACCERR],

@@ -1,12 +1,20 @@
 /** x86-64, behind the interface that both architectures have. */
 import type { Arch, HandlerFrame, KernelFunction } from '../arch.js';
+import { KERN_EMERG } from '../kernel.js';
 import { describeFault, describeWalk } from './describe.js';
+import { show_regs } from './dumpstack.js';
 import { handleStop } from './entry.js';
 import { EXTABLE_ENTRY_SIZE, packExtable } from './extable-format.js';
-import { kfence_protect_page } from './kfence.js';
+import { hostCall } from './host-call.js';
+import { die_bug } from './kernel-bug.js';
+import { arch_kfence_init_pool, kfence_protect_page } from './kfence.js';
 import { mmuOf, X86Mmu } from './mmu.js';
+import { pte_mkspecial, pte_mkyoung, vm_get_page_prot } from './pgprot.js';
 import { createPgtable } from './pgtable.js';
-import { layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
+import { X86PtRegs } from './regs.js';
+import { disableInterrupts, layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
+import { show_stack } from './show-trace.js';
+import { arch_stack_walk } from './stack-walk.js';
 import { addUnwindInfo, arch_bpf_stack_walk, stackAddresses } from './stacktrace.js';
 
 /** Names, sizes and return offsets as published traces of x86-64 kernels print them. */
@@ -21,6 +29,7 @@ const kernelFunctions: readonly KernelFunction[] = [
   { name: 'bpf_prog_report_arena_violation', size: 0xb0 },
   { name: 'bpf_stream_stage_dump_stack', size: 0xd0 },
   { name: 'ret_from_fork_asm', size: 0x30 },
+  { name: 'entry_SYSCALL_64_after_hwframe', size: 0x7e },
 ];
 
 const ENTRY_FRAMES: readonly HandlerFrame[] = [
@@ -77,6 +86,12 @@ export const x86: Arch = {
   pcRegister: 'rip',
   prepareCall,
   prepareUser,
+  disableInterrupts,
+  show_stack,
+  panicNotifierLines: () => [{ level: KERN_EMERG, text: 'Kernel Offset: disabled' }],
+  vm_get_page_prot,
+  pte_mkspecial,
+  pte_mkyoung,
   handleStop,
   arch_bpf_stack_walk,
   stackAddresses,
@@ -90,6 +105,15 @@ export const x86: Arch = {
   // int3
   textFiller: Uint8Array.of(0xcc),
   kfence_protect_page,
+  arch_kfence_init_pool,
+  arch_stack_walk,
+  show_regs: (here, regs) => {
+    if (regs instanceof X86PtRegs) show_regs(here, regs);
+  },
+  die_bug,
+  hostCall,
+  captureRegs: (here) => mmuOf(here).capture(),
+  releaseRegs: (here) => mmuOf(here).release(),
   packExtable,
   extableEntrySize: EXTABLE_ENTRY_SIZE,
   describeWalk,

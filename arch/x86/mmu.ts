@@ -122,6 +122,11 @@ export class X86Mmu implements Mmu {
     return this.#control.isCanonical(va);
   }
 
+  /** PKRU, of an engine that does not offer it as a register: AD and WD of the 16 keys. */
+  set pkru(value: number) {
+    this.#control.pkru = value;
+  }
+
   #attached(): Cpu {
     if (this.#cpu === null) throw new Error(NOT_ATTACHED);
     return this.#cpu;
@@ -166,13 +171,15 @@ export class X86Mmu implements Mmu {
 
   /**
    * Rights of the page just walked, in the mode the CPU is in now. Guest code may have changed the mode
-   * (iretq, stac): where that matters, the CPU is asked. It matters for user pages, and for the first
-   * fetch after a change of privilege, wherever that goes.
+   * (iretq, stac) without a fetch that is asked for: the code that it went to may be in the TLB. So the CPU
+   * is asked; for its flags, which cost a call of the engine, where they matter.
    */
   #usableNow(access: AccessCode): number {
     const walker = this.#walker;
     if (this.user) return walker.usable(true, false);
-    if (access !== ACCESS_FETCH && !walker.isUserPage) return walker.usable(false, false);
+    if (access !== ACCESS_FETCH && !walker.isUserPage && this.#cpu?.privilege() !== 'user') {
+      return walker.usable(false, false);
+    }
     const live = this.#live;
     if (live === null) return walker.usable(false, false);
     live.load();

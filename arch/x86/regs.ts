@@ -86,6 +86,9 @@ export const ENCODED_REGISTERS: readonly string[] = [
   'r15',
 ];
 
+/** What exc_*() and asm_exc_*() handle. */
+export type ExceptionName = 'page_fault' | 'general_protection' | 'stack_segment' | 'double_fault';
+
 export class X86PtRegs implements pt_regs {
   /** The image. Change it through the setters only. */
   readonly words = new BigUint64Array(WORDS);
@@ -101,6 +104,8 @@ export class X86PtRegs implements pt_regs {
   /** Page of the frame's end as a signed number, NaN when it is on no stack, and its index in ram.words32. */
   framePage = Number.NaN;
   framePageWord = 0;
+  /** The exception that saved them, as its handler's name has it. */
+  exception: ExceptionName = 'page_fault';
   /** Addresses of the stack walk from these registers, null when there was none yet. */
   stack: readonly bigint[] | null = null;
 
@@ -128,6 +133,7 @@ export class X86PtRegs implements pt_regs {
     this.#frame = 0;
     this.dirty = 0;
     this.framePage = Number.NaN;
+    this.exception = 'page_fault';
     this.stack = null;
     this.#ram = null;
   }

@@ -2,10 +2,13 @@
  * The state of a CPU after boot, and where things are: Documentation/arch/x86/x86_64/mm.rst, KASLR off,
  * four levels, a kernel image area of 1 GiB.
  */
+import type { Privilege } from '../../emu/cpu.js';
 import type { AddressLayout, ThisCpu } from '../arch.js';
 import type { mm_struct } from '../kernel.js';
-import { TASK_SIZE_MAX } from './extable.js';
+import { machineOf } from './machine.js';
 import { mmuOf } from './mmu.js';
+import { TASK_SIZE_MAX, X86_CR4_PKE, X86_CR4_SMAP, X86_CR4_SMEP } from './processor.js';
+import { X86_EFLAGS_IF } from './regs.js';
 import { set_task_stack_end_magic, VMALLOC_END, VMALLOC_START } from './stack-guard.js';
 
 export const layout: AddressLayout = {
@@ -26,8 +29,6 @@ export const layout: AddressLayout = {
 const CR0 = 0x8005_0033n;
 /** PSE, PAE, MCE, PGE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE. */
 const CR4 = 0x506f0n;
-const CR4_SMEP = 1n << 20n;
-const CR4_SMAP = 1n << 21n;
 /** SCE, LME, LMA, NXE. */
 const EFER = 0xd01n;
 /** Bit 1 is always set; interrupts are enabled. */
@@ -36,10 +37,11 @@ const RFLAGS_KERNEL = 0x202n;
 /** Brings a CPU into kernel mode on the tables of `mm`. */
 export function setupCpu(here: ThisCpu, mm: mm_struct): void {
   const { cpu, mmu, kernel } = here;
-  const { SMEP, SMAP } = kernel.config;
+  const { SMEP, SMAP, PKE } = kernel.config;
   cpu.setPrivilege('kernel');
   mmu.user = false;
-  cpu.write('cr4', CR4 | (SMEP ? CR4_SMEP : 0n) | (SMAP ? CR4_SMAP : 0n));
+  const features = (SMEP ? X86_CR4_SMEP : 0n) | (SMAP ? X86_CR4_SMAP : 0n) | (PKE ? X86_CR4_PKE : 0n);
+  cpu.write('cr4', CR4 | features);
   cpu.write('efer', EFER);
   cpu.write('cr3', BigInt(mm.pgd));
   cpu.write('cr0', CR0);
@@ -70,6 +72,19 @@ function flushAll(here: ThisCpu, by: string): void {
   trace.emit({ type: 'tlb-flush', cpu: trace.cpu, va: null, by });
 }
 
+/** What the entry from user mode and the exit to it do with the two bases of GS. */
+function swapgs({ cpu }: ThisCpu, to: Privilege): void {
+  if (cpu.privilege() === to) return;
+  const base = cpu.read('gs_base');
+  cpu.write('gs_base', cpu.read('kernel_gs_base'));
+  cpu.write('kernel_gs_base', base);
+}
+
+/** The task's PKRU comes into force when it runs; that guest code changes it is not seen. */
+function loadPkru(here: ThisCpu): void {
+  if (here.kernel.config.PKE) mmuOf(here).pkru = machineOf(here).thread(here.current).pkru;
+}
+
 /** A stack that cannot take what a call from the host needs. */
 export class StackError extends Error {
   override name = 'StackError';
@@ -87,6 +102,8 @@ export function prepareCall(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   if (pa < 0 || rsp % 8n !== 0n) {
     throw new StackError(`no return address can be put at 0x${rsp.toString(16)}: no mapped, aligned stack`);
   }
+  swapgs(here, 'kernel');
+  loadPkru(here);
   cpu.setPrivilege('kernel');
   mmu.user = false;
   mmuOf(here).irqsDisabled = false;
@@ -108,6 +125,8 @@ export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   const rsp = stackTop - 8n;
   const pa = rsp % 8n === 0n ? mmu.peek(rsp) : -1;
   if (pa >= 0) ram.writeU64(pa, cpu.sentinel);
+  swapgs(here, 'user');
+  loadPkru(here);
   cpu.setPrivilege('user');
   mmu.user = true;
   mmuOf(here).irqsDisabled = false;
@@ -115,4 +134,11 @@ export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   cpu.write('rflags', RFLAGS_KERNEL);
   cpu.write('rsp', pa >= 0 ? rsp : stackTop);
   cpu.write('rip', pc);
+}
+
+/** local_irq_disable(): the code that prepareCall() has prepared starts with IF=0. */
+export function disableInterrupts(here: ThisCpu): void {
+  const { cpu } = here;
+  cpu.write('rflags', cpu.read('rflags') & ~X86_EFLAGS_IF);
+  mmuOf(here).irqsDisabled = true;
 }

@@ -2,6 +2,7 @@ import { expect, test } from '@jest/globals';
 import { x86 } from './index.js';
 import { get_stack_guard_info, get_stack_info, is_vmalloc_addr } from './stack-guard.js';
 import { STACK, STACK_TOP, testMachine } from './testing.js';
+import { declareStack } from './unwind-stacks.js';
 
 test('vmalloc space begins at VMALLOC_START and ends in front of VMALLOC_END, its last byte', () => {
   expect(is_vmalloc_addr(0xffffc8ffffffffffn)).toBe(false);
@@ -20,4 +21,21 @@ test('the guard page is the one below the stack', () => {
   for (const va of [STACK - 0x1001n, STACK, STACK_TOP - 0x1000n, STACK_TOP]) {
     expect(get_stack_guard_info(here, va)).toBeNull();
   }
+});
+
+test('every stack has one, also when it lies above that of the task', () => {
+  const { here } = testMachine();
+  const begin = STACK_TOP + 0x10000n;
+  declareStack(here, '#DF', begin, 0x2000);
+  const stack = { name: '#DF', begin, end: begin + 0x2000n };
+  expect([begin - 1n, begin - 0x1000n].map((va) => get_stack_guard_info(here, va))).toEqual([stack, stack]);
+  for (const va of [begin - 0x1001n, begin, begin + 0x1fffn]) {
+    expect(get_stack_guard_info(here, va)).toBeNull();
+  }
+});
+
+test('a page of one stack right below another is no guard page', () => {
+  const { here } = testMachine();
+  declareStack(here, 'IRQ', STACK - 0x4000n, 0x4000);
+  expect(get_stack_guard_info(here, STACK - 8n)).toBeNull();
 });

@@ -1,10 +1,13 @@
 /**
  * Questions about the current task's stack: arch/x86/include/asm/stacktrace.h, arch/x86/kernel/dumpstack.c
- * and include/linux/sched/task_stack.h, bpf-next merge 8496d9020ff3. Left out: all stacks but the task's.
+ * and include/linux/sched/task_stack.h, bpf-next merge 8496d9020ff3. Which stacks
+ * there are is in unwind-stacks.ts.
  */
+import { fromSigned, toSigned } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
 import { machineOf } from './machine.js';
 import { mmuOf } from './mmu.js';
+import { get_stack_info_noinstr, stack_type_name } from './unwind-stacks.js';
 
 export const VMALLOC_START = 0xffff_c900_0000_0000n;
 /** The last byte: the kernel compares it as if it were behind that. */
@@ -21,19 +24,26 @@ export function is_vmalloc_addr(address: bigint): boolean {
   return address >= VMALLOC_START && address < VMALLOC_END;
 }
 
-/** get_stack_info(): the stack of the current task that holds `address`. */
+/** get_stack_info(): the stack of the current task, or of its CPU, that holds `address`. */
 export function get_stack_info(here: ThisCpu, address: bigint): stack_info | null {
-  const { stack, stackSize } = here.current;
-  const end = stack + BigInt(stackSize);
-  return address >= stack && address < end ? { name: 'TASK', begin: stack, end } : null;
+  return printed(get_stack_info_noinstr(here, toSigned(address)));
 }
 
-/** The stack whose guard page holds `address`: on no stack itself, but the next page is. */
-export function get_stack_guard_info(here: ThisCpu, address: bigint): stack_info | null {
-  // Only addresses below a stack can be in its guard page.
-  if (address >= here.current.stack) return null;
-  return get_stack_info(here, address + 0x1000n);
+function printed(info: ReturnType<typeof get_stack_info_noinstr>): stack_info | null {
+  if (info === null) return null;
+  const name = stack_type_name(info.type) ?? '';
+  return { name, begin: fromSigned(info.begin), end: fromSigned(info.end) };
 }
+
+/** get_stack_guard_info(): the stack whose guard page holds `address`: on no stack itself, but the next page is. */
+export function get_stack_guard_info(here: ThisCpu, address: bigint): stack_info | null {
+  const at = toSigned(address);
+  if (get_stack_info_noinstr(here, at) !== null) return null;
+  return printed(get_stack_info_noinstr(here, at + PAGE_SIZE));
+}
+
+/** Below each stack there is one page that is not mapped. */
+const PAGE_SIZE = 4096;
 
 const STACK_END_MAGIC = 0x57ac6e9dn;
 

@@ -5,6 +5,7 @@
 import type { StackVisitor, TextFunction, ThisCpu } from '../arch.js';
 import { machineOf } from './machine.js';
 import { mmuOf } from './mmu.js';
+import { entryHints } from './orc-entry-code.js';
 import { X86PtRegs } from './regs.js';
 
 /**
@@ -33,7 +34,19 @@ export function stackAddresses(here: ThisCpu): readonly bigint[] {
   return regs.stack;
 }
 
-/** Takes a function of kernel text into the unwinder's tables. */
+/** What the image is filled with where host code stands in for its functions: int3. */
+const FILLER = 0xcc;
+
+/**
+ * Takes a function of kernel text into the unwinder's tables. One without code has none, unless it is entry
+ * code, of which is known where it keeps the registers.
+ */
 export function addUnwindInfo(here: ThisCpu, fn: TextFunction): void {
-  machineOf(here).orc.add(fn);
+  const { orc } = machineOf(here);
+  const hints = fn.code[0] === FILLER ? entryHints(fn.name) : [];
+  // Nothing of it touches the stack, as far as the places go that something returns to.
+  const code = hints.length === 0 ? fn.code : new Uint8Array(fn.code.length).fill(NOP);
+  orc.add({ ...fn, code }, hints);
 }
+
+const NOP = 0x90;

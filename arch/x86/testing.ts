@@ -35,6 +35,7 @@ export const HOLE = 0xffffc90000401008n;
 
 const KERNEL_PAGE = 0x8000000000000163n;
 const KERNEL_CODE = 0x121n;
+const LARGE_PAGE = 0x80000000000001e3n;
 const TABLE = 0x67n;
 
 export class FakeCpu implements Cpu {
@@ -101,6 +102,10 @@ export interface Answers {
   kfence: boolean;
   arena: boolean;
   vma: vm_area_struct | null;
+  /** What lock_vma_under_rcu() finds; null makes the fault take the mmap lock. */
+  locked: vm_area_struct | null;
+  /** Events whose notifier says NOTIFY_STOP. */
+  notify_stop: string[];
   /** What handle_mm_fault() returns, one after the other; the last one again and again. */
   handle_mm_fault: number[];
 }
@@ -108,11 +113,22 @@ export interface Answers {
 export class FakeKernel implements Kernel {
   readonly init_mm: mm_struct = { name: 'init_mm', pgd: 0x100000 };
   die_counter = 0;
-  readonly answers: Answers = { kfence: false, arena: false, vma: null, handle_mm_fault: [0] };
+  readonly answers: Answers = {
+    kfence: false,
+    arena: false,
+    vma: null,
+    locked: null,
+    notify_stop: [],
+    handle_mm_fault: [0],
+  };
   readonly symbols: Symbol[] = [];
   readonly extable = new Map<bigint, ExtableHit>();
   readonly reports: string[] = [];
+  /** Locks given back, and flags of handle_mm_fault(), in order. */
+  readonly mm: string[] = [];
   readonly #seen = new Set<string>();
+  /** How often each rate limit may still say yes; it says so ten times when nothing is here. */
+  readonly limits = new Map<string, number>();
   #taint = '';
 
   constructor(
@@ -121,7 +137,7 @@ export class FakeKernel implements Kernel {
   ) {}
 
   printk(here: ThisCpu, level: number, text: string): void {
-    here.trace.emit({ type: 'console', cpu: 0, level, text });
+    here.trace.emit({ type: 'console', cpu: 0, level, text, time: 0, caller: 'T100' });
   }
   add_taint(letter: string): void {
     this.#taint += letter;
@@ -139,6 +155,13 @@ export class FakeKernel implements Kernel {
   print_modules(here: ThisCpu): void {
     this.printk(here, 4, 'Modules linked in:');
   }
+  flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void {
+    for (let va = start; va < end; va += 4096n) here.cpu.flushTlbPage(va);
+  }
+  flush_tlb_all(here: ThisCpu): void {
+    here.cpu.flushTlb();
+  }
+  check_panic_on_warn(): void {}
   make_task_dead(here: ThisCpu, signal: number): never {
     if (here.arch.irqs_disabled(here)) {
       this.printk(here, 6, `note: ${here.current.comm}[${here.current.pid}] exited with irqs disabled`);
@@ -158,6 +181,11 @@ export class FakeKernel implements Kernel {
     if (this.#seen.has(site)) return false;
     this.#seen.add(site);
     return true;
+  }
+  ___ratelimit(_here: ThisCpu, state: string): boolean {
+    const left = this.limits.get(state) ?? 10;
+    this.limits.set(state, left - 1);
+    return left > 0;
   }
 
   #sprint(address: bigint, back: bigint): string {
@@ -184,11 +212,27 @@ export class FakeKernel implements Kernel {
     return this.extable.get(address) ?? null;
   }
 
+  notify_die(_here: ThisCpu, event: string): Delegate<boolean> {
+    return answer(this.answers.notify_stop.includes(event));
+  }
+  hashed_pointer(address: bigint): string {
+    return address.toString(16).padStart(16, '0');
+  }
+  lock_vma_under_rcu(): Delegate<vm_area_struct | null> {
+    return answer(this.answers.locked);
+  }
+  vma_end_read(): void {
+    this.mm.push('vma_end_read');
+  }
+  mmap_read_unlock(): void {
+    this.mm.push('mmap_read_unlock');
+  }
   lock_mm_and_find_vma(): Delegate<vm_area_struct | null> {
     return answer(this.answers.vma);
   }
-  handle_mm_fault(): Delegate<number> {
+  handle_mm_fault(_here: ThisCpu, _vma: vm_area_struct, _address: bigint, flags: number): Delegate<number> {
     const { handle_mm_fault } = this.answers;
+    this.mm.push(`handle_mm_fault ${flags.toString(16)}`);
     const result = handle_mm_fault.length > 1 ? handle_mm_fault.shift() : handle_mm_fault[0];
     return answer(result ?? 0);
   }
@@ -237,6 +281,8 @@ export interface TestMachine<C extends Cpu = FakeCpu> {
   fixup(spec: Partial<ExtableSpec> & { readonly insn: bigint; readonly type: string }): void;
   /** Lets the machine take a TLB miss; what was thrown by the end of the task is returned. */
   miss(va: bigint, access: AccessType): Resumption | TaskDead;
+  /** The same of an exception that the host asks for. */
+  raise(vector: number, error_code: number, address?: bigint): Resumption | TaskDead;
   set(registers: Readonly<Record<string, bigint>>): void;
   events<T extends Event['type']>(type: T): Extract<Event, { type: T }>[];
   /** Console lines since the start. */
@@ -282,6 +328,7 @@ function machineAround<C extends Cpu>(
     pagefault_disabled: 0,
     in_interrupt: 0,
     preempt_count: 0,
+    signal_pending: 'none',
   };
   const here: ThisCpu = { cpu, mmu, ram, trace, arch: x86, kernel, current: task, regs: null };
   let nextTable = init_mm.pgd + 0x1000;
@@ -301,17 +348,37 @@ function machineAround<C extends Cpu>(
     ram.writeU64(pa, pte);
     return pa;
   };
+  /** The direct map, in pages of 2 MiB: entries are put over the tables that map() makes for its first page. */
+  const mapDirectMap = (): void => {
+    const start = x86.layout.directMap;
+    map(start, 0n);
+    const pmd = entryPa(
+      'pmd',
+      tablePa(ram.readU64(entryPa('pud', tablePa(ram.readU64(entryPa('pgd', init_mm.pgd, start))), start))),
+      start,
+    );
+    for (let i = 0; i < ram.size >> 21; i++) ram.writeU64(pmd + 8 * i, BigInt(i << 21) | LARGE_PAGE);
+  };
   for (let page = 0; page < 4; page++) {
     map(STACK + BigInt(page * 4096), BigInt(STACK_PA + page * 4096) | KERNEL_PAGE);
   }
   map(TEXT, BigInt(TEXT_PA) | KERNEL_CODE);
   map(HOLE, 0n);
+  mapDirectMap();
 
   mmu.attach(cpu, trace);
   x86.setupCpu(here, init_mm);
   x86.prepareCall(here, TEXT, STACK_TOP - 0x100n);
   log.events.length = 0;
 
+  const stop = (why: CpuStop): Resumption | TaskDead => {
+    try {
+      return drain(x86.handleStop(here, why));
+    } catch (error) {
+      if (error instanceof TaskDead) return error;
+      throw error;
+    }
+  };
   const events = <T extends Event['type']>(type: T): Extract<Event, { type: T }>[] =>
     log.events.filter((event): event is Extract<Event, { type: T }> => event.type === type);
   return {
@@ -341,12 +408,10 @@ function machineAround<C extends Cpu>(
     },
     miss(va, access) {
       const code = { read: ACCESS_READ, write: ACCESS_WRITE, fetch: ACCESS_FETCH } as const;
-      try {
-        return drain(x86.handleStop(here, { kind: 'miss', va, access: code[access] }));
-      } catch (error) {
-        if (error instanceof TaskDead) return error;
-        throw error;
-      }
+      return stop({ kind: 'miss', va, access: code[access] });
+    },
+    raise(vector, error_code, address = 0n) {
+      return stop({ kind: 'raised', number: vector, syndrome: BigInt(error_code), address });
     },
     set(registers) {
       for (const [name, value] of Object.entries(registers)) cpu.write(name, value);

@@ -148,6 +148,9 @@ describe.each(ISAS)('a machine made of the parts of another one, %s', (isa) => {
     const ram = engine.createRam(RAM_BASE, SIZE);
     const cpu = engine.createCpu(isa, ram, { id: 0, filler: broken, sentinel: SENTINEL });
     expect(() => cpu.start(CODE, 1)).toThrow('a walker with a defect');
+    // A run that goes well afterwards does not make it a sound one.
+    broken.fill = () => 0;
+    expect(cpu.start(CODE, 1).kind).toBe('miss');
     cpu.close();
     engine.releaseRam(ram);
     expect(registeredCallbacks()).toBe(none);

@@ -12,7 +12,8 @@ import type { Isa } from './raw-engine.js';
 const MOST_IDLE = 512 * 2 ** 20;
 /** madvise(2) on Linux: private memory reads as zeros afterwards. Elsewhere it promises less. */
 const MADV_DONTNEED = 4;
-const HOST_PAGE = 4096;
+/** Larger than the pages of any system that a library is built for: only whole ones are given back. */
+const HOST_PAGE = 65536;
 
 /** Memory with the CPUs that have it mapped. */
 interface Part {

@@ -282,7 +282,7 @@ describe('translations', () => {
 describe('registers', () => {
   test('are read and written by name, all 64 bits', () => {
     const { cpu } = machine();
-    const selectors = /^([cdefgs]s)$/;
+    const selectors = /^([cdefgs]s|ldtr|tr)$/;
     for (const [index, name] of cpu.registerNames.entries()) {
       if (selectors.test(name) || /^(rflags|cr\d|efer|dr[67]|.dtr_limit)$/.test(name)) continue;
       const value = 0xfedc000000000000n + BigInt(index);
@@ -291,6 +291,9 @@ describe('registers', () => {
     }
     cpu.write('gdtr_limit', 0x7fn);
     expect(cpu.read('gdtr_limit')).toBe(0x7fn);
+    cpu.write('ldtr', 0x50n);
+    cpu.write('tr', 0x40n);
+    expect([cpu.read('ldtr'), cpu.read('tr')]).toEqual([0x50n, 0x40n]);
     expect(cpu.read('gdtr_base')).toBe(0xfedc000000000000n + BigInt(cpu.registerNames.indexOf('gdtr_base')));
   });
 

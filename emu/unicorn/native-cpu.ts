@@ -68,8 +68,8 @@ export class NativeCpu implements Cpu {
   private state: 'idle' | 'running' | 'closed' = 'idle';
   /** True when there may be translated code: there is none before the first run. */
   private hasTranslated = false;
-  /** False while a run is under way, and after one that failed for a reason of the engine's. */
-  private isSound = true;
+  /** True once a run has failed for a reason of the engine's or of a callback: for good. */
+  private hasFailed = false;
   private exceptionNumber = NONE;
   private hookStop: HookStop | null = null;
   /** What `begun` was when a hook stopped the run: the engine may count one more before it stops. */
@@ -170,9 +170,10 @@ export class NativeCpu implements Cpu {
     const { view } = this.structureBuffer;
     place.prepare(view);
     this.engine.readStructure(place.id, this.structureBuffer);
-    return place.bytes === 8
-      ? view.getBigUint64(place.offset, true)
-      : BigInt(view.getUint32(place.offset, true));
+    if (place.bytes === 8) return view.getBigUint64(place.offset, true);
+    return BigInt(
+      place.bytes === 4 ? view.getUint32(place.offset, true) : view.getUint16(place.offset, true),
+    );
   }
 
   private readLive(index: number): bigint {
@@ -197,7 +198,8 @@ export class NativeCpu implements Cpu {
     place.prepare(view);
     if (place.shared) this.engine.readStructure(place.id, this.structureBuffer);
     if (place.bytes === 8) view.setBigUint64(place.offset, value, true);
-    else view.setUint32(place.offset, Number(BigInt.asUintN(32, value)), true);
+    else if (place.bytes === 4) view.setUint32(place.offset, Number(BigInt.asUintN(32, value)), true);
+    else view.setUint16(place.offset, Number(BigInt.asUintN(16, value)), true);
     this.engine.writeStructure(place.id, this.structureBuffer);
   }
 
@@ -222,12 +224,12 @@ export class NativeCpu implements Cpu {
       throw new EngineError(`a start of ${count} instructions: the count is a whole number from 1 on`);
     }
     this.state = 'running';
-    this.isSound = false;
     try {
       const rc = this.run(pc, count);
-      const stop = this.conclude(rc, count);
-      this.isSound = true;
-      return stop;
+      return this.conclude(rc, count);
+    } catch (error) {
+      this.hasFailed = true;
+      throw error;
     } finally {
       this.state = 'idle';
     }
@@ -261,7 +263,7 @@ export class NativeCpu implements Cpu {
     if (this.state === 'closed') return;
     if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running and cannot be closed`);
     this.state = 'closed';
-    if (!this.isSound || !this.keep(this)) this.free();
+    if (this.hasFailed || !this.keep(this)) this.free();
   }
 
   /** Frees the engine of a closed CPU. */

@@ -82,7 +82,7 @@ describe("the library's arm64 MMU", () => {
   }
   const HIGH = 0xffff_0000_0000_0000n;
 
-  // Arm ARM, D24.2 "ESR_EL1": EC, IL, WnR, the status code.
+  // Arm ARM, "ESR_EL1": EC, IL, WnR, the status code.
   test.each([
     ['a read', {}, 0x123n, ACCESS_READ, 0x4000_8123],
     ['the other half', {}, HIGH + 0x123n, ACCESS_READ, 0x4000_8123],

@@ -176,7 +176,7 @@ export class NativeRegisterSet implements RegisterSet {
     }
     for (const { index, register, words: structure } of this.structured) {
       const from = register.offset / 4;
-      words[index * 2] = structure[from] ?? 0;
+      words[index * 2] = register.bytes === 2 ? (structure[from] ?? 0) & 0xffff : (structure[from] ?? 0);
       words[index * 2 + 1] = register.bytes === 8 ? (structure[from + 1] ?? 0) : 0;
     }
     for (const { index, access } of this.specialReads) this.values[index] = access(0n);

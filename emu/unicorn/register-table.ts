@@ -16,7 +16,7 @@ export interface StructureRegister {
   readonly id: number;
   readonly size: number;
   readonly offset: number;
-  readonly bytes: 4 | 8;
+  readonly bytes: 2 | 4 | 8;
   prepare(structure: DataView): void;
   /** True when the structure holds other state, so that a write has to read it first. */
   readonly shared: boolean;

@@ -71,6 +71,8 @@ export class X86Part implements IsaPart {
 
   private readonly context: SavedContext;
   private readonly flushContext: SavedContext;
+  /** Offset in the live state of the byte with the CPL in its two lowest bits; null when none is just that. */
+  private readonly cplAt: number | null;
 
   constructor(
     private readonly engine: RawEngine,
@@ -82,6 +84,8 @@ export class X86Part implements IsaPart {
       ['cs', { write: (value) => this.keepSelector('cs', UC_X86_REG_CS, value) }],
       ['ss', { write: (value) => this.keepSelector('ss', UC_X86_REG_SS, value) }],
     ]);
+    const cpl = layout.privilege.find(({ mask, kernel, user }) => mask === 3 && kernel === 0 && user === 3);
+    this.cplAt = cpl?.offset ?? null;
     this.context = engine.allocateContext();
     this.flushContext = engine.allocateContext();
 
@@ -99,8 +103,13 @@ export class X86Part implements IsaPart {
     this.hookSyscall(UC_X86_INS_SYSENTER, EXCEPTION_SYSENTER);
   }
 
+  /** Asked for in the middle of TLB fills, so the library is not called if that can be helped. */
   privilege(): Privilege {
-    return (this.engine.read(UC_X86_REG_CS) & 3n) === 3n ? 'user' : 'kernel';
+    const { cplAt, state } = this;
+    if (cplAt === null) return (this.engine.read(UC_X86_REG_CS) & 3n) === 3n ? 'user' : 'kernel';
+    state.refresh();
+    const word = state.words[cplAt >> 2] ?? 0;
+    return ((word >>> ((cplAt & 3) * 8)) & 3) === 3 ? 'user' : 'kernel';
   }
 
   /**

@@ -15,6 +15,7 @@ import {
   UC_X86_REG_GS,
   UC_X86_REG_GS_BASE,
   UC_X86_REG_IDTR,
+  UC_X86_REG_LDTR,
   UC_X86_REG_MSR,
   UC_X86_REG_R8,
   UC_X86_REG_RAX,
@@ -28,6 +29,7 @@ import {
   UC_X86_REG_RSI,
   UC_X86_REG_RSP,
   UC_X86_REG_SS,
+  UC_X86_REG_TR,
 } from './constants.js';
 import { plain, type RegisterPlace, type RegisterTable, type StructureRegister } from './register-table.js';
 
@@ -48,6 +50,11 @@ function msr(number: number): StructureRegister {
 function table(id: number, part: 'base' | 'limit'): StructureRegister {
   const where = part === 'base' ? ({ offset: 8, bytes: 8 } as const) : ({ offset: 16, bytes: 4 } as const);
   return { kind: 'structure', id, size: 24, ...where, prepare: () => undefined, shared: true };
+}
+
+/** Selector of a system segment: `{ u16 selector; u64 base @8; u32 limit @16; u32 flags }`. */
+function systemSegment(id: number): StructureRegister {
+  return { kind: 'structure', id, size: 24, offset: 0, bytes: 2, prepare: () => undefined, shared: true };
 }
 
 const places = new Map<string, RegisterPlace>([
@@ -82,6 +89,9 @@ const places = new Map<string, RegisterPlace>([
   ['gdtr_limit', table(UC_X86_REG_GDTR, 'limit')],
   ['idtr_base', table(UC_X86_REG_IDTR, 'base')],
   ['idtr_limit', table(UC_X86_REG_IDTR, 'limit')],
+  // Nothing in the engine looks at them.
+  ['ldtr', systemSegment(UC_X86_REG_LDTR)],
+  ['tr', systemSegment(UC_X86_REG_TR)],
 ]);
 
 export const X86_REGISTERS: RegisterTable = {

@@ -57,7 +57,7 @@ export function outcomeText(outcome: RunOutcome): string {
     case 'panic':
       return `panic: ${outcome.title}`;
     case 'signal':
-      return `signal: ${signalText(outcome.signo, outcome.code)} at ${hex(outcome.address)}`;
+      return `signal: ${signalText(outcome.signo, outcome.code)} at ${hex(outcome.address)}${outcome.pkey === undefined ? '' : `, key ${outcome.pkey}`}`;
     case 'livelock':
       return `livelock: ${outcome.turns} faults at ${hex(outcome.pc)} for ${hex(outcome.address)} without progress`;
     case 'budget':
@@ -109,21 +109,25 @@ function checkOutcome(
   const title = outcome.kind === 'oops' || outcome.kind === 'panic' ? outcome.title : '';
   checks.equal('outcome', [...path, 'title'], expected.title, title);
   checks.equal('outcome', [...path, 'why'], expected.why, outcome.kind === 'stopped' ? outcome.why : '');
-  for (const key of ['signo', 'code', 'address', 'pc', 'turns'] as const) {
+  for (const key of OUTCOME_NUMBERS) {
     checks.number('outcome', [...path, key], expected[key], outcomeNumber(outcome, key));
   }
 }
 
-function outcomeNumber(
-  outcome: RunOutcome,
-  key: 'signo' | 'code' | 'address' | 'pc' | 'turns',
-): bigint | null {
+const OUTCOME_NUMBERS = ['signo', 'code', 'address', 'pkey', 'pc', 'turns'] as const;
+
+function outcomeNumber(outcome: RunOutcome, key: (typeof OUTCOME_NUMBERS)[number]): bigint | null {
   const fields: Partial<Record<string, bigint>> = (() => {
     switch (outcome.kind) {
       case 'oops':
         return { signo: BigInt(outcome.signal) };
       case 'signal':
-        return { signo: BigInt(outcome.signo), code: BigInt(outcome.code), address: outcome.address };
+        return {
+          signo: BigInt(outcome.signo),
+          code: BigInt(outcome.code),
+          address: outcome.address,
+          ...(outcome.pkey === undefined ? {} : { pkey: BigInt(outcome.pkey) }),
+        };
       case 'livelock':
         return { address: outcome.address, pc: outcome.pc, turns: BigInt(outcome.turns) };
       case 'stopped':
@@ -257,6 +261,8 @@ function checkDecisions(
 
 function sameValue(checks: Checks, want: boolean | null | Expression, got: Primitive): boolean {
   if (!(want instanceof Expression)) return got === want || (want === null && got === undefined);
+  // What the source calls by a name, like EX_TYPE_BPF, is shown by it.
+  if (typeof got === 'string') return want.text.trim() === got;
   if (typeof got !== 'bigint' && typeof got !== 'number') return false;
   return want.value(checks.machine.scope) === BigInt.asUintN(64, BigInt(got));
 }
@@ -282,7 +288,12 @@ export function checkTexts(
   path: Path,
   events: readonly Event[],
 ): void {
-  checks.text('console', [...path, 'console'], expect.console, consoleLines(events).join('\n'));
+  checks.text(
+    'console',
+    [...path, 'console'],
+    expect.console,
+    consoleLines(events, checks.console).join('\n'),
+  );
   for (const [program, streams] of Object.entries(expect.streams ?? {})) {
     const at = [...path, 'streams', program];
     let dropped = 0;

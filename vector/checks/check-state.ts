@@ -2,6 +2,7 @@
 import type { MemoryExpect, PteExpect, StateExpect } from '../schema-expect.js';
 import type { Path } from '../source.js';
 import { didYouMean } from '../suggest.js';
+import { checkKfence } from './check-kfence.js';
 import type { Checks } from './failure.js';
 
 /** Checks everything about state that `expect` says; `cpu` is the one whose registers are meant. */
@@ -14,6 +15,8 @@ export function checkState(checks: Checks, expect: StateExpect, path: Path, cpu:
     checkPte(checks, pte, [...path, 'ptes', i], cpu);
   });
   checkArenas(checks, expect.arenas ?? {}, [...path, 'arenas']);
+  checkKfence(checks, expect.kfence, [...path, 'kfence']);
+  checks.equal('taint', [...path, 'taint'], expect.taint, checks.machine.taint());
 }
 
 function checkRegisters(

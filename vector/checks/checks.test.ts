@@ -112,6 +112,7 @@ const KINDS: readonly [kind: string, holds: string, changed: string, failure: st
     call('registers: { rax: 0x4142 }'),
     'step 1 expect.registers.rax: 0x4142 / 0x4141',
   ],
+  ['taint', call('taint: Not tainted'), call('taint: Tainted'), 'step 1 expect.taint: Tainted / Not tainted'],
   [
     'memory',
     call(`memory: [{ at: ${HEX}, u32: 0x03020100 }]`),
@@ -253,6 +254,18 @@ describe('how a run ends', () => {
       'step 1 expect.outcome.address: 0x0 / 0x10',
     ],
     [
+      'signal',
+      { kind: 'signal', signo: 11, code: 4, address: 0x10n, pkey: 1 },
+      'outcome: { kind: signal, pkey: 2 }',
+      'step 1 expect.outcome.pkey: 0x2 / 0x1',
+    ],
+    [
+      'signal',
+      { kind: 'signal', signo: 11, code: 4, address: 0x10n, pkey: 1 },
+      'outcome: returned',
+      'step 1 expect.outcome: returned / signal: SIGSEGV, SEGV_PKUERR at 0x10, key 1',
+    ],
+    [
       'livelock',
       { kind: 'livelock', pc: 1n, address: 2n, turns: 16 },
       'outcome: { kind: livelock, turns: 17 }',
@@ -309,6 +322,46 @@ describe('what only the machine can refuse', () => {
   ])('%s', (_, body, message) => {
     expect(() => failures(body)).toThrow(expect.objectContaining({ name: 'FixtureError', message }));
   });
+});
+
+test('lines of the console are compared as the fixture writes them', () => {
+  const format = 'console: { levels: true, time: true, caller: true }';
+  const written =
+    'console: ["<4>[   12.345678][  T100] first line", "<4>[   12.345678][  T100] second line"]';
+  expect(failures(`${format}\n${call(written)}`)).toEqual([]);
+  expect(shorts(failures(`${format}\n${call('console: ["first line", "..."]')}`))).toHaveLength(1);
+});
+
+test('what the source calls by a name is expected by it', () => {
+  const decide = (value: string): Event[] => [
+    ...scratchFault().slice(0, 2),
+    { type: 'decide', cpu: 0, fn: 'fixup_exception', test: 'type', value },
+    ...scratchFault().slice(2),
+  ];
+  const expected = fault('decisions: [{ test: type, value: EX_TYPE_BPF }]');
+  expect(failures(expected, decide('EX_TYPE_BPF'))).toEqual([]);
+  expect(shorts(failures(expected, decide('EX_TYPE_UACCESS')))).toEqual([
+    'step 1 expect.faults[0].decisions[0].value: EX_TYPE_BPF / EX_TYPE_UACCESS',
+  ]);
+});
+
+test('an exception that is raised, the state of the task and the time reach the machine', () => {
+  const machine = new FakeMachine([]);
+  const body = [
+    'steps:',
+    '  - call: f',
+    '    advance: 0.5',
+    '    context: { preempt_count: 2, irqs_disabled: true }',
+    '    raise: { exception: PF, error_code: 8, address: f + 8 }',
+    '  - user: f',
+    '    raise: { exception: GP }',
+  ];
+  expect(runSteps(fakeFixture(body.join('\n')), machine).failures).toEqual([]);
+  expect(machine.calls).toEqual([
+    'advance 500000',
+    'call raised 14 8 ffffffff81000008, in_interrupt 0, pagefault_disabled 0, preempt_count 2, irqs_disabled true',
+    'user raised 13 0 0',
+  ]);
 });
 
 test('the arguments of a kfunc have defaults', () => {

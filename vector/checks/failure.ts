@@ -1,5 +1,6 @@
 /** An expectation that did not hold. */
 import { hex } from '../../emu/address.js';
+import { type ConsoleFormat, PLAIN } from '../../kernel/printk.js';
 import type { Expression } from '../bound-expression.js';
 import type { Machine } from '../machine.js';
 import type { Path, Source } from '../source.js';
@@ -12,6 +13,8 @@ export type FailureKind =
   | 'memory'
   | 'ptes'
   | 'arenas'
+  | 'kfence'
+  | 'taint'
   | 'console'
   | 'streams'
   | 'ret'
@@ -49,6 +52,8 @@ export class Checks {
   constructor(
     readonly source: Source,
     readonly machine: Machine,
+    /** How expectations write the lines of the kernel log. */
+    readonly console: ConsoleFormat = PLAIN,
   ) {}
 
   fail(

@@ -1,69 +1,26 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode } from '../../emu/cpu.js';
-import { VM_EXEC, VM_READ, VM_WRITE } from '../kernel.js';
-import { arm64 } from './index.js';
 import {
-  type Ending,
-  K,
-  LDR_X0_X1,
-  NOP,
-  STR_X0_X1,
-  TEXT,
-  TestMachine,
-  USER_DATA,
-  USER_TEXT,
-} from './testing.js';
-
-const PAGE_KERNEL = 0x00e8_0000_0000_0703n;
-const PAGE_KERNEL_RO = 0x00e0_0000_0000_0783n;
-const PAGE_SHARED = 0x0068_0000_0000_0fc3n;
-const PAGE_READONLY = 0x0060_0000_0000_0fc3n;
-const PAGE_READONLY_EXEC = 0x0020_0000_0000_0fc3n;
-const AF = 1n << 10n;
-const LDADD_X0_X1_X2 = 0xf820_0041;
-const LDTR_X1_X2 = 0xf840_0841;
-const DC_CIVAC_X1 = 0xd50b_7e21;
-const LDXR_X0_X1 = 0xc85f_7c20;
-const STXR_W0_X1_X2 = 0xc800_7c41;
-
-/** Under another level 0 entry than everything that is mapped. */
-const FAR_AWAY = 0xffff_9001_2345_6008n;
-
-const EL1_PATH = ['el1h_64_sync_handler', 'el1_abort', 'do_mem_abort'];
-const BAD_AREA = [...EL1_PATH, 'do_translation_fault', 'do_bad_area', '__do_kernel_fault'];
-const OOPS = ['die_kernel_fault', 'die', '__die'];
-/** Data aborts try the exception table, then ask whether the fault is still there. */
-const FIXUP = ['fixup_exception', 'is_spurious_el1_translation_fault'];
-const STAGES = ['kfence_handle_page_fault', 'bpf_arena_handle_page_fault'];
-
-function unable(what: string, address: bigint): string {
-  return `Unable to handle kernel ${what} at virtual address ${address.toString(16).padStart(16, '0')}`;
-}
-
-const oopsed = (title: string): Ending => ({ how: 'dead', outcome: { kind: 'oops', title, signal: 11 } });
-
-/** A kernel thread whose page K is not there yet; tables down to the pte exist. */
-function kthread(word = LDR_X0_X1): TestMachine {
-  const machine = new TestMachine();
-  machine.entryPa(K, 3);
-  machine.code(word);
-  return machine;
-}
-
-function userTask(word = LDR_X0_X1): TestMachine {
-  const machine = kthread(word);
-  machine.becomeUserTask();
-  return machine;
-}
-
-/** The user task's user half: it executes at USER_TEXT in EL0. */
-function userCode(word: number): TestMachine {
-  const machine = userTask();
-  machine.map(USER_TEXT, PAGE_READONLY_EXEC);
-  arm64.prepareUser(machine.here, USER_TEXT, USER_DATA);
-  machine.code(word, USER_TEXT);
-  return machine;
-}
+  AF,
+  BAD_AREA,
+  DC_CIVAC_X1,
+  EL1_PATH,
+  FAR_AWAY,
+  FIXUP,
+  kthread,
+  LDADD_X0_X1_X2,
+  LDXR_X0_X1,
+  OOPS,
+  oopsed,
+  PAGE_KERNEL,
+  PAGE_KERNEL_RO,
+  raise,
+  STAGES,
+  STXR_W0_X1_X2,
+  unable,
+  userTask,
+} from './fake-tasks.js';
+import { K, LDR_X0_X1, STR_X0_X1, TEXT, TestMachine, USER_DATA } from './testing.js';
 
 describe('EL1 accesses that nobody recovers', () => {
   /** Entry to spoil (level, value), access, ESR, what the last line of show_pte ends with. */
@@ -248,69 +205,6 @@ describe('EL1 accesses that nobody recovers', () => {
   });
 });
 
-describe('EL1 accesses to user pages', () => {
-  test('a plain load is refused by PAN', () => {
-    const machine = userTask();
-    machine.map(USER_DATA, PAGE_SHARED);
-    const title = unable('access to user memory outside uaccess routines', USER_DATA);
-    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(oopsed(title));
-    expect(machine.esr()).toBe('9600000f');
-    expect(machine.path()).not.toContain('__do_kernel_fault');
-  });
-
-  test('execution of user code', () => {
-    const machine = userTask();
-    machine.map(USER_TEXT, PAGE_READONLY_EXEC);
-    machine.cpu.write('pc', USER_TEXT);
-    const title = unable('execution of user memory', USER_TEXT);
-    expect(machine.miss(USER_TEXT, ACCESS_FETCH)).toEqual(oopsed(title));
-    expect(machine.esr()).toBe('8600000f');
-  });
-
-  test('a kernel thread with a borrowed mm reads unreadable memory', () => {
-    const machine = userTask();
-    machine.here.current.mm = null;
-    machine.map(USER_DATA, PAGE_SHARED);
-    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(
-      oopsed(unable('read from unreadable memory', USER_DATA)),
-    );
-    expect(machine.kernel.console.some((line) => line.startsWith('user pgtable: 4k pages'))).toBe(true);
-  });
-
-  test('LDTR where there is no VMA ends at its fixup; the zero wins over -EFAULT', () => {
-    const machine = userTask(LDTR_X1_X2);
-    machine.addExtable({ type: 'UACCESS_ERR_ZERO', data: { err: 'x3', zero: 'x1' } });
-    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'fixup', pc: TEXT + 0x40n });
-    expect(machine.cpu.read('x3')).toBe(0xffff_ffff_ffff_fff2n);
-    expect(machine.cpu.read('x1')).toBe(0n);
-    expect(machine.path()).toContain('lock_mm_and_find_vma');
-  });
-
-  test('LDTR to a demand page is retried', () => {
-    const machine = userTask(LDTR_X1_X2);
-    machine.kernel.answers.vma = { vm_start: USER_DATA, vm_end: USER_DATA + 4096n, vm_flags: VM_READ };
-    machine.kernel.answers.handleMmFault = () => 0;
-    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'retry', pc: TEXT });
-    expect(machine.kernel.console).toEqual([]);
-  });
-
-  test('LDTR to a kernel page is refused as unprivileged', () => {
-    const machine = userTask(LDTR_X1_X2);
-    machine.map(K, PAGE_KERNEL);
-    expect(machine.miss(K, ACCESS_READ)).toEqual(oopsed(unable('read from unreadable memory', K)));
-    expect(machine.esr()).toBe('9600000f');
-    expect(machine.find('walk')?.user).toBe(true);
-  });
-
-  test('with page faults disabled the address space is not asked', () => {
-    const machine = userTask(LDTR_X1_X2);
-    machine.here.current.pagefault_disabled = 1;
-    machine.addExtable({ type: 'UACCESS_ERR_ZERO' });
-    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'fixup' });
-    expect(machine.path()).not.toContain('lock_mm_and_find_vma');
-  });
-});
-
 describe('recovery', () => {
   test.each([
     ['load', LDR_X0_X1, ACCESS_READ, '96000007', false],
@@ -386,11 +280,24 @@ describe('recovery', () => {
       const decided = machine.log.events.flatMap((event) =>
         event.type === 'decide' && event.fn === 'is_spurious_el1_translation_fault' ? [event.value] : [],
       );
-      expect(decided).toEqual(entry === PAGE_KERNEL ? [false, true] : [false, false, true]);
+      expect(decided).toEqual(entry === PAGE_KERNEL ? [false, true, false] : [false, false, true]);
       expect(machine.kernel.warnings).toEqual([
         'arch/arm64/mm/fault.c:417: Ignoring spurious kernel translation fault at virtual address ffff800123456008',
       ]);
     }
+  });
+
+  test('the warning is rate limited, what it warns of is not', () => {
+    const machine = kthread();
+    for (let n = 0; n < 12; n++) {
+      machine.map(K, 0n);
+      machine.kernel.search_exception_tables = () => {
+        machine.map(K, PAGE_KERNEL);
+        return null;
+      };
+      expect(machine.miss(K, ACCESS_READ)).toMatchObject({ how: 'retry' });
+    }
+    expect(machine.kernel.warnings).toHaveLength(10);
   });
 
   test('a fetch abort is never spurious', () => {
@@ -403,101 +310,6 @@ describe('recovery', () => {
     machine.miss(K, ACCESS_FETCH);
     expect(machine.path()).toContain('kfence_handle_page_fault');
     expect(machine.kernel.warnings).toEqual([]);
-  });
-});
-
-describe('EL0', () => {
-  const vma = (vm_flags: number) => ({ vm_start: 0n, vm_end: 1n << 47n, vm_flags });
-  const signal = (signo: number, code: number, address: bigint): Ending => ({
-    how: 'dead',
-    outcome: { kind: 'signal', signo, code, address },
-  });
-
-  test.each<readonly [string, number, AccessCode, string]>([
-    ['load', LDR_X0_X1, ACCESS_READ, '92000005'],
-    ['store', STR_X0_X1, ACCESS_WRITE, '92000045'],
-  ])('%s where there is no VMA: SIGSEGV, SEGV_MAPERR, si_addr with its tag', (_, word, access, esr) => {
-    const machine = userCode(word);
-    const far = USER_DATA | (0x5an << 56n);
-    machine.entryPa(USER_DATA, 1);
-    expect(machine.miss(far, access)).toEqual(signal(11, 1, far));
-    expect(machine.esr()).toBe(esr);
-    expect(machine.path().slice(0, 5)).toEqual([
-      'el0t_64_sync_handler',
-      'el0_da',
-      'do_mem_abort',
-      'do_translation_fault',
-      'do_page_fault',
-    ]);
-  });
-
-  test('store to a read-only VMA: SEGV_ACCERR', () => {
-    const machine = userCode(STR_X0_X1);
-    machine.map(USER_DATA, PAGE_READONLY);
-    machine.kernel.answers.vma = vma(VM_READ);
-    expect(machine.miss(USER_DATA, ACCESS_WRITE)).toEqual(signal(11, 2, USER_DATA));
-    expect(machine.esr()).toBe('9200004f');
-  });
-
-  test('fetch from a page that is not executable: SEGV_ACCERR through el0_ia', () => {
-    const machine = userCode(NOP);
-    machine.map(USER_DATA, PAGE_SHARED);
-    machine.cpu.write('pc', USER_DATA);
-    machine.kernel.answers.vma = vma(VM_READ | VM_WRITE);
-    expect(machine.miss(USER_DATA, ACCESS_FETCH)).toEqual(signal(11, 2, USER_DATA));
-    expect(machine.esr()).toBe('8200000f');
-    expect(machine.path()).toContain('el0_ia');
-  });
-
-  test('demand page: handle_mm_fault gets what the access wants', () => {
-    const flags: number[] = [];
-    const machine = userCode(STR_X0_X1);
-    machine.kernel.answers.vma = vma(VM_READ | VM_WRITE | VM_EXEC);
-    machine.kernel.answers.handleMmFault = (_, flag) => {
-      flags.push(flag);
-      return 0;
-    };
-    expect(machine.miss(USER_DATA, ACCESS_WRITE)).toMatchObject({ how: 'retry', pc: USER_TEXT });
-    // WRITE 1, USER 0x40 and the default 0x214.
-    expect(flags).toEqual([0x255]);
-  });
-
-  test('kernel addresses look unmapped to user code, whatever is there', () => {
-    const present = userCode(LDR_X0_X1);
-    present.map(K, PAGE_KERNEL);
-    expect(present.miss(K, ACCESS_READ)).toEqual(signal(11, 1, K));
-    expect(present.esr()).toBe('9200000f');
-    expect(present.mmu.syndrome.fault_code).toBe(0x9200_0004n);
-
-    const absent = userCode(STR_X0_X1);
-    expect(absent.miss(K, ACCESS_WRITE)).toEqual(signal(11, 1, K));
-    expect(absent.esr()).toBe('92000047');
-    expect(absent.mmu.syndrome.fault_code).toBe(0x9200_0044n);
-    expect(absent.path()).toContain('do_bad_area');
-  });
-
-  test('cache maintenance counts as a read of the VMA', () => {
-    const machine = userCode(DC_CIVAC_X1);
-    machine.kernel.answers.vma = vma(VM_READ);
-    machine.kernel.answers.handleMmFault = () => 0;
-    expect(machine.stop({ kind: 'cache-op', va: USER_DATA, write: false })).toMatchObject({ how: 'retry' });
-    expect(machine.esr()).toMatch(/^9200014[4-7]$/);
-  });
-
-  test('misaligned exclusive: SIGBUS, BUS_ADRALN; misaligned pc the same; address size: SIGKILL', () => {
-    const exclusive = userCode(LDXR_X0_X1);
-    exclusive.cpu.write('x1', USER_DATA + 4n);
-    expect(exclusive.miss(USER_DATA + 4n, ACCESS_READ)).toEqual(signal(7, 1, USER_DATA + 4n));
-    expect(exclusive.esr()).toBe('92000021');
-
-    const jump = userCode(NOP);
-    jump.cpu.write('pc', USER_TEXT + 2n);
-    expect(jump.stop({ kind: 'exception', number: 0x102 })).toEqual(signal(7, 1, USER_TEXT + 2n));
-
-    const size = userCode(LDR_X0_X1);
-    size.set(USER_DATA, 3, PAGE_SHARED | 0x100_0000_0000n);
-    expect(size.miss(USER_DATA, ACCESS_READ)).toMatchObject({ outcome: { kind: 'signal', signo: 9 } });
-    expect(size.esr()).toBe('92000003');
   });
 });
 
@@ -515,4 +327,45 @@ describe('after an oops', () => {
       outcome: { kind: 'panic', title: 'Oops: Fatal exception' },
     });
   });
+});
+
+describe('a tag check fault of EL1', () => {
+  test('ends the checks: SCTLR_EL1.TCF is 0, nobody is told, and the access is tried again', () => {
+    const machine = kthread();
+    machine.cpu.write('sctlr_el1', machine.cpu.read('sctlr_el1') | (3n << 40n) | (1n << 38n));
+    expect(raise(machine, 0x9600_0011n, K)).toMatchObject({ how: 'retry', pc: TEXT });
+    expect((machine.cpu.read('sctlr_el1') >> 38n) & 0xfn).toBe(1n);
+    expect(machine.kernel.console).toEqual([]);
+    expect(machine.path()).toEqual([
+      ...EL1_PATH,
+      'do_tag_check_fault',
+      'do_bad_area',
+      '__do_kernel_fault',
+      ...FIXUP,
+      'do_tag_recovery',
+    ]);
+  });
+
+  test('after the exception table, which saves it first', () => {
+    const machine = kthread();
+    machine.addExtable({ type: 'KACCESS_ERR_ZERO' });
+    expect(raise(machine, 0x9600_0011n, K)).toMatchObject({ how: 'fixup' });
+  });
+});
+
+test('the warning about spurious faults is printed ten times, and the eleventh is ignored in silence', () => {
+  const machine = kthread();
+  machine.map(K, PAGE_KERNEL);
+  for (let i = 0; i < 12; i++) expect(raise(machine, 0x9600_0007n, K)).toMatchObject({ how: 'retry' });
+  expect(machine.kernel.warnings).toHaveLength(10);
+});
+
+test('pagefault_disable(), a preemption count and an interrupt keep a user task from waiting for its page', () => {
+  for (const context of [{ pagefault_disabled: 1 }, { preempt_count: 1 }, { in_interrupt: 1 }]) {
+    const machine = userTask();
+    Object.assign(machine.here.current, context);
+    machine.addExtable({ type: 'UACCESS_ERR_ZERO' });
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'fixup' });
+    expect(machine.path()).not.toContain('lock_mm_and_find_vma');
+  }
 });

@@ -1,78 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
-import { OrcTables, orc_fp_entry } from './orc.js';
+import { entryCode, makeRegs, regsWords } from './fake-stack.js';
+import { machineOf } from './machine.js';
 import { X86PtRegs } from './regs.js';
-import { HOLE, SENTINEL, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
-
-/** Rules of a function by offset of the instruction, as `base+offset` with `bp@` where the caller's RBP is. */
-function rules(code: readonly number[], offsets: readonly number[]): string[] {
-  const orc = new OrcTables();
-  orc.add({ name: 'f', start: TEXT, code: Uint8Array.from(code) });
-  const at = Number(BigInt.asIntN(64, TEXT));
-  return offsets.map((offset) => {
-    const { sp_reg, sp_offset, bp_reg, bp_offset } = orc.orc_find(at + offset);
-    const base = sp_reg === 5 ? 'sp' : sp_reg === 4 ? 'bp' : '?';
-    return `${base}+${sp_offset}${bp_reg === 1 ? ` bp@${bp_offset}` : ''}`;
-  });
-}
-
-describe('tables from instructions', () => {
-  test('a function with a frame pointer', () => {
-    // push rbp; mov rbp,rsp; push rbx; sub rsp,0x20; add rsp,0x20; pop rbx; pop rbp; ret
-    const code = [
-      0x55, 0x48, 0x89, 0xe5, 0x53, 0x48, 0x83, 0xec, 0x20, 0x48, 0x83, 0xc4, 0x20, 0x5b, 0x5d, 0xc3,
-    ];
-    expect(rules(code, [0, 1, 4, 5, 9, 14, 15])).toEqual([
-      'sp+8',
-      'sp+16 bp@-16',
-      'bp+16 bp@-16',
-      'bp+16 bp@-16',
-      'bp+16 bp@-16',
-      'bp+16 bp@-16',
-      'sp+8',
-    ]);
-  });
-
-  test('leave ends a frame', () => {
-    // push rbp; mov rbp,rsp; and rsp,-32; sub rsp,rax; leave; ret
-    const code = [0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xe4, 0xe0, 0x48, 0x29, 0xc4, 0xc9, 0xc3];
-    expect(rules(code, [8, 11, 12])).toEqual(['bp+16 bp@-16', 'bp+16 bp@-16', 'sp+8']);
-  });
-
-  test('without a frame pointer the stack pointer counts; RBP may be saved all the same', () => {
-    // push rbx; push rbp; sub rsp,0x18; mov rbp,rdi; lea rsp,[rsp+0x18]; pop rbp; pop rbx; ret
-    const code = [
-      0x53, 0x55, 0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0xfd, 0x48, 0x8d, 0x64, 0x24, 0x18, 0x5d, 0x5b, 0xc3,
-    ];
-    expect(rules(code, [1, 2, 6, 9, 14, 15, 16])).toEqual([
-      'sp+16',
-      'sp+24 bp@-24',
-      'sp+48 bp@-24',
-      'sp+48 bp@-24',
-      'sp+24 bp@-24',
-      'sp+16',
-      'sp+8',
-    ]);
-  });
-
-  test('both sides of a branch are followed, with the state at the branch', () => {
-    // test edi,edi; je +3; push rax; pop rax; ret; (target) pushfq; popfq; ret
-    const code = [0x85, 0xff, 0x74, 0x03, 0x50, 0x58, 0xc3, 0x9c, 0x9d, 0xc3];
-    expect(rules(code, [4, 5, 6, 7, 8, 9])).toEqual(['sp+8', 'sp+16', 'sp+8', 'sp+8', 'sp+16', 'sp+8']);
-  });
-
-  test('loops come to an end, and what nothing reaches counts as having a frame pointer', () => {
-    // push rax; dec ecx; jne -4; pop rax; ret; then padding
-    const code = [0x50, 0xff, 0xc9, 0x75, 0xfc, 0x58, 0xc3, 0xcc, 0xcc];
-    expect(rules(code, [1, 5, 6, 7])).toEqual(['sp+16', 'sp+16', 'sp+8', 'bp+16 bp@-16']);
-    expect(new OrcTables().orc_find(-4096)).toBe(orc_fp_entry);
-  });
-
-  test('the bytes of an instruction share its rule: return addresses are looked up one byte early', () => {
-    // sub rsp,8; call +0; add rsp,8; ret
-    const code = [0x48, 0x83, 0xec, 0x08, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0xc4, 0x08, 0xc3];
-    expect(rules(code, [4, 8, 9, 13])).toEqual(['sp+16', 'sp+16', 'sp+16', 'sp+8']);
-  });
-});
+import { HOLE, SENTINEL, STACK_TOP, type TestMachine, testMachine } from './testing.js';
+import { Unwinder } from './unwind_orc.js';
 
 const SP = STACK_TOP - 0x400n;
 
@@ -193,6 +124,33 @@ describe('arch_bpf_stack_walk', () => {
     // Between push rbp and mov rbp, rsp.
     expect(walk(machine, framed + 1n)[1]).toMatch(/^framed\+0x9/);
   });
+});
+
+test('a frame that leads to itself ends the walk also behind code without tables', () => {
+  const machine = testMachine();
+  const { framed } = code(machine);
+  stack(machine, [0n, SP + 0x8n, framed + 9n]);
+  const unwinder = new Unwinder(machineOf(machine.here).orc);
+  unwinder.start(machine.here, machine.mmu, makeRegs({ ip: 0x4141n, sp: SP, bp: SP + 0x8n }));
+  expect([unwinder.next(), unwinder.next(), unwinder.next()]).toEqual([true, false, false]);
+});
+
+test('registers on the stack are a frame, and those of user code the last one', () => {
+  const machine = testMachine();
+  const { leaf, framed } = code(machine);
+  const entry = entryCode(machine, 'asm_exc_page_fault', 0x700, 0x30);
+  const outer = SP + 0x200n;
+  const walkThrough = (cs: bigint): [boolean, boolean, number, boolean] => {
+    stack(machine, [entry + 0x26n, ...regsWords({ ip: framed + 4n, cs, sp: outer, bp: outer })]);
+    machine.ram.writeU64(machine.mmu.peek(outer + 8n), framed + 9n);
+    const unwinder = new Unwinder(machineOf(machine.here).orc);
+    unwinder.start(machine.here, machine.mmu, makeRegs({ ip: leaf, sp: SP, bp: SP }));
+    const steps = [unwinder.next(), unwinder.next()] as const;
+    return [...steps, unwinder.returnAddressSlot, unwinder.next()];
+  };
+  const ip = Number(BigInt.asIntN(64, SP + 8n)) + 0x80;
+  expect(walkThrough(0x10n)).toEqual([true, true, ip, true]);
+  expect(walkThrough(0x33n)).toEqual([true, true, ip, false]);
 });
 
 describe('stackAddresses', () => {

@@ -1,0 +1,78 @@
+import { expect, test } from '@jest/globals';
+import { faultInfo } from './fault-info.js';
+
+/** fault_info[] of the modelled kernel: handler, si_signo, si_code, name. */
+const ROWS: readonly (readonly [string, number, number, string])[] = [
+  ['do_bad', 9, 128, 'ttbr address size fault'],
+  ['do_bad', 9, 128, 'level 1 address size fault'],
+  ['do_bad', 9, 128, 'level 2 address size fault'],
+  ['do_bad', 9, 128, 'level 3 address size fault'],
+  ['do_translation_fault', 11, 1, 'level 0 translation fault'],
+  ['do_translation_fault', 11, 1, 'level 1 translation fault'],
+  ['do_translation_fault', 11, 1, 'level 2 translation fault'],
+  ['do_translation_fault', 11, 1, 'level 3 translation fault'],
+  ['do_page_fault', 11, 2, 'level 0 access flag fault'],
+  ['do_page_fault', 11, 2, 'level 1 access flag fault'],
+  ['do_page_fault', 11, 2, 'level 2 access flag fault'],
+  ['do_page_fault', 11, 2, 'level 3 access flag fault'],
+  ['do_page_fault', 11, 2, 'level 0 permission fault'],
+  ['do_page_fault', 11, 2, 'level 1 permission fault'],
+  ['do_page_fault', 11, 2, 'level 2 permission fault'],
+  ['do_page_fault', 11, 2, 'level 3 permission fault'],
+  ['do_sea', 7, 3, 'synchronous external abort'],
+  ['do_tag_check_fault', 11, 9, 'synchronous tag check fault'],
+  ['do_bad', 9, 128, 'unknown 18'],
+  ['do_sea', 9, 128, 'level -1 (translation table walk)'],
+  ['do_sea', 9, 128, 'level 0 (translation table walk)'],
+  ['do_sea', 9, 128, 'level 1 (translation table walk)'],
+  ['do_sea', 9, 128, 'level 2 (translation table walk)'],
+  ['do_sea', 9, 128, 'level 3 (translation table walk)'],
+  ['do_sea', 7, 3, 'synchronous parity or ECC error'],
+  ['do_bad', 9, 128, 'unknown 25'],
+  ['do_bad', 9, 128, 'unknown 26'],
+  ['do_sea', 9, 128, 'level -1 synchronous parity error (translation table walk)'],
+  ['do_sea', 9, 128, 'level 0 synchronous parity error (translation table walk)'],
+  ['do_sea', 9, 128, 'level 1 synchronous parity error (translation table walk)'],
+  ['do_sea', 9, 128, 'level 2 synchronous parity error (translation table walk)'],
+  ['do_sea', 9, 128, 'level 3 synchronous parity error (translation table walk)'],
+  ['do_bad', 9, 128, 'unknown 32'],
+  ['do_alignment_fault', 7, 1, 'alignment fault'],
+  ['do_bad', 9, 128, 'unknown 34'],
+  ['do_bad', 9, 128, 'unknown 35'],
+  ['do_bad', 9, 128, 'unknown 36'],
+  ['do_bad', 9, 128, 'unknown 37'],
+  ['do_bad', 9, 128, 'unknown 38'],
+  ['do_bad', 9, 128, 'unknown 39'],
+  ['do_bad', 9, 128, 'unknown 40'],
+  ['do_bad', 9, 128, 'level -1 address size fault'],
+  ['do_bad', 9, 128, 'unknown 42'],
+  ['do_translation_fault', 11, 1, 'level -1 translation fault'],
+  ['do_bad', 9, 128, 'unknown 44'],
+  ['do_bad', 9, 128, 'unknown 45'],
+  ['do_bad', 9, 128, 'unknown 46'],
+  ['do_bad', 9, 128, 'unknown 47'],
+  ['do_bad', 9, 128, 'TLB conflict abort'],
+  ['do_bad', 9, 128, 'Unsupported atomic hardware update fault'],
+  ['do_bad', 9, 128, 'unknown 50'],
+  ['do_bad', 9, 128, 'unknown 51'],
+  ['do_bad', 9, 128, 'implementation fault (lockdown abort)'],
+  ['do_bad', 7, 3, 'implementation fault (unsupported exclusive)'],
+  ['do_bad', 9, 128, 'unknown 54'],
+  ['do_bad', 9, 128, 'unknown 55'],
+  ['do_bad', 9, 128, 'unknown 56'],
+  ['do_bad', 9, 128, 'unknown 57'],
+  ['do_bad', 9, 128, 'unknown 58'],
+  ['do_bad', 9, 128, 'unknown 59'],
+  ['do_bad', 9, 128, 'unknown 60'],
+  ['do_bad', 9, 128, 'section domain fault'],
+  ['do_bad', 9, 128, 'page domain fault'],
+  ['do_bad', 9, 128, 'unknown 63'],
+];
+
+test('there is a row for each of the 64 status codes', () => {
+  const table = Array.from({ length: 64 }, (_, code) => {
+    const { fn, sig, code: si_code, name } = faultInfo(code);
+    return [fn, sig, si_code, name];
+  });
+  expect(table).toEqual(ROWS);
+});
