@@ -209,6 +209,15 @@ function ofArch(arch: ArchName): Process[] {
       make: (engine) => new FixtureRun(engine, { text: SMALL_FIXTURE[arch] }),
     }),
     subject({
+      id: `fixtures/loaded/${arch}`,
+      section: FIXTURES,
+      label: `the same, loaded before, ${arch}`,
+      unit: '/s',
+      time: FIXTURE_TIME,
+      reuse: true,
+      make: (engine) => new FixtureRun(engine, { text: SMALL_FIXTURE[arch], once: true }),
+    }),
+    subject({
       id: `fixtures/arena/${arch}`,
       section: FIXTURES,
       label: `fixtures with an arena, engines used again, ${arch}`,

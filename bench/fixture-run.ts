@@ -5,21 +5,23 @@ import { runFixture } from '../vector/run-fixture.js';
 import { Source } from '../vector/source.js';
 import type { Subject } from './subject.js';
 
-/** A fixture in a file, or its text. */
-export type FixtureOrigin = { readonly file: string } | { readonly text: string };
+/** A fixture in a file, or its text; `once`: it is loaded before anything is measured. */
+export type FixtureOrigin = { readonly file: string } | { readonly text: string; readonly once?: true };
 
 export class FixtureRun implements Subject {
   readonly rounds = 1;
   readonly #engine: Engine;
   readonly #origin: FixtureOrigin;
+  readonly #loaded: LoadResult | null;
 
   constructor(engine: Engine, origin: FixtureOrigin) {
     this.#engine = engine;
     this.#origin = origin;
+    this.#loaded = 'once' in origin ? this.#load() : null;
   }
 
   async run(): Promise<void> {
-    const loaded = this.#load();
+    const loaded = this.#loaded ?? this.#load();
     if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
     const { status, failures } = await runFixture(loaded.fixture, this.#engine);
     if (status !== 'passed') throw new Error(`${status}: ${failures.map(({ where }) => where).join(', ')}`);
