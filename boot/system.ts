@@ -1,7 +1,7 @@
 /**
  * A booted machine: one architecture, its CPUs over one ram, and the kernel's rooms wired together.
  */
-import type { Arch, ExtableSpec, KernelFunction, ThisCpu, VaRange } from '../arch/arch.js';
+import type { Arch, ExtableSpec, ThisCpu, VaRange } from '../arch/arch.js';
 import { type mm_struct, PAGE_SIZE, TaskDead, type task_struct, VM_SHARED } from '../arch/kernel.js';
 import { DEFAULT_CONFIG, type KernelConfig } from '../arch/kernel-config.js';
 import type { bpf_arena } from '../bpf/arena.js';
@@ -21,7 +21,7 @@ import {
   type StopResult,
 } from '../emu/run.js';
 import { EBUSY } from '../kernel/errno.js';
-import { Kallsyms, type KernelSymbol } from '../kernel/kallsyms.js';
+import { Kallsyms } from '../kernel/kallsyms.js';
 import { createTask, pidOfCpu } from '../kernel/task.js';
 import { kfenceFunctions } from '../mm/kfence/frames.js';
 import { kfenceBoot } from '../mm/kfence/init.js';
@@ -32,9 +32,10 @@ import { create_mm, mmap_region, type UserMm, type Vma } from '../mm/mmap.js';
 import { alloc_thread_stack, get_vm_area, VM_ALLOC } from '../mm/vmalloc.js';
 import { callHost, type HostFunction, HostFunctions } from './host-functions.js';
 import { readVirtual, writeVirtual } from './host-view.js';
+import { IMAGE_ROOM, type Image, placeImage } from './image.js';
 import { BootedKernel } from './kernel.js';
 import { slabFunctions } from './slab-functions.js';
-import { type TextKind, TextSpace } from './text.js';
+import { alignUp, type TextKind, TextSpace } from './text.js';
 
 export interface TaskOptions {
   readonly comm?: string | undefined;
@@ -66,14 +67,6 @@ export const DEFAULT_RAM = 64 * 2 ** 20;
 /** Below that there is no room for the kernel's own tables, stacks and text. */
 export const SMALLEST_RAM = 4 * 2 ** 20;
 export const MAX_CPUS = 8;
-
-/**
- * Room at the start of kernel text for the kernel's own functions. What is loaded begins behind it, so that
- * one function more there moves nothing: the bytes of calls in fixtures stay right.
- */
-const IMAGE_ROOM = 0x10_0000n;
-/** Where those begin that guest code can call. The bytes of these calls are in fixtures, too. */
-const CALLABLE = IMAGE_ROOM / 2n;
 
 /** The task that runs where nobody says which. */
 const DEFAULT_TASK = { comm: 'kfault', pid: 100, uid: 0 };
@@ -459,31 +452,6 @@ export class System {
   }
 }
 
-/** The kernel image: functions that host code stands in for, and the place that calls return to. */
-interface Image {
-  readonly symbols: readonly KernelSymbol[];
-  readonly sentinel: bigint;
-}
-
-/** Lays the image out from the start of text. The function of the sentinel has a page of its own. */
-function placeImage(arch: Arch, more: readonly KernelFunction[]): Image {
-  const symbols: KernelSymbol[] = [];
-  let at = arch.layout.text.start;
-  const place = (name: string, size: number): void => {
-    symbols.push({ name, start: at, size, kind: 'text' });
-    at = alignUp(at + BigInt(size), 16n);
-  };
-  const bottom = arch.kernelFunctions.find(({ name }) => name === arch.bottomFrame.fn);
-  if (bottom === undefined) throw new Error(`${arch.bottomFrame.fn} is not among the kernel's functions`);
-  const sentinel = at + BigInt(arch.bottomFrame.offset);
-  place(bottom.name, bottom.size);
-  at = alignUp(at, BigInt(PAGE_SIZE));
-  for (const { name, size } of arch.kernelFunctions) if (name !== bottom.name) place(name, size);
-  at = arch.layout.text.start + CALLABLE;
-  for (const { name, size } of more) place(name, size);
-  return { symbols, sentinel };
-}
-
 function guestOf(here: ThisCpu, functions: HostFunctions): Guest {
   return {
     cpu: here.cpu,
@@ -506,8 +474,4 @@ function* handleStop(here: ThisCpu, functions: HostFunctions, stop: CpuStop): Pa
     here.trace.emit({ type: 'resolved', cpu: here.cpu.id, how: 'dead', pc });
     return { how: 'end', outcome: thrown.outcome };
   }
-}
-
-function alignUp(value: bigint, to: bigint): bigint {
-  return (value + to - 1n) & ~(to - 1n);
 }

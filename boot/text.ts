@@ -83,6 +83,7 @@ export class TextSpace {
   }
 }
 
-function alignUp(value: bigint, to: bigint): bigint {
+/** The next multiple of a power of two. */
+export function alignUp(value: bigint, to: bigint): bigint {
   return (value + to - 1n) & ~(to - 1n);
 }
