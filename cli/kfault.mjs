@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { existsSync } from 'node:fs';
 
-const compiled = new URL('../dist/straight/cli/main.js', import.meta.url);
+const compiled = new URL('../dist/bundle/main.js', import.meta.url);
 if (existsSync(compiled)) {
   await import(compiled.href);
 } else {
