@@ -113,6 +113,18 @@ export interface pt_regs {
   readonly user_mode: boolean;
 }
 
+/** faulthandler_disabled(), include/linux/uaccess.h. */
+export function faulthandler_disabled({ current }: ThisCpu): boolean {
+  const { pagefault_disabled, preempt_count, in_interrupt } = current;
+  return pagefault_disabled !== 0 || preempt_count !== 0 || in_interrupt !== 0;
+}
+
+/** fault_signal_pending(), include/linux/sched/signal.h. Kernel code answers only signals that kill. */
+export function fault_signal_pending({ current }: ThisCpu, fault: number, regs: pt_regs): boolean {
+  if ((fault & VM_FAULT_RETRY) === 0) return false;
+  return current.signal_pending === 'fatal' || (regs.user_mode && current.signal_pending === 'signal');
+}
+
 /** Thrown by make_task_dead() and panic(): the code that faulted does not go on. Never an error. */
 export class TaskDead {
   constructor(readonly outcome: RunOutcome) {}
@@ -134,6 +146,8 @@ export interface Kernel {
   readonly reserved_pg_dir?: number;
   /** num_online_cpus(); 1 if left out. */
   readonly num_online_cpus?: number;
+  /** What the architecture keeps for the whole machine, in a type of its own; null until it first asks for it. */
+  machine: object | null;
   /** die counter since boot, as `[#%d]` prints it; the first oops makes it 1. */
   die_counter: number;
 
@@ -151,6 +165,17 @@ export interface Kernel {
   print_modules(here: ThisCpu): void;
   /** kernel/exit.c; ends the run by throwing TaskDead. */
   make_task_dead(here: ThisCpu, signr: number): never;
+  /** kernel/signal.c: is nobody there to handle a signal that the task gets? */
+  unhandled_signal(task: task_struct): boolean;
+  /**
+   * kernel/signal.c, for force_sig_pkuerr() and force_sig_mceerr() as well: the task gets a signal that it cannot
+   * put off. Ends the run by throwing TaskDead.
+   */
+  force_sig_fault(here: ThisCpu, signo: number, code: number, address: bigint, pkey?: number): never;
+  /** The same without a code and an address of its own. */
+  force_sig(here: ThisCpu, signo: number): never;
+  /** kernel/entry/common.c: what is done before a return to user mode. */
+  exit_to_user_mode_loop(here: ThisCpu, regs: pt_regs): Delegate<void>;
   /** kernel/panic.c; ends the run by throwing TaskDead. */
   panic(here: ThisCpu, text: string): never;
   /** WARN with its banner. `at` is what %pS prints for the place, `site` is `file:line`. */
@@ -201,6 +226,9 @@ export interface Kernel {
     flags: number,
     regs: pt_regs,
   ): Delegate<number>;
+
+  /** mm/oom_kill.c: what becomes of VM_FAULT_OOM in user mode. */
+  pagefault_out_of_memory(here: ThisCpu): void;
 
   /** mm/tlb.c and its kin: drops translations of [start, end), or all of them, from every CPU. */
   flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void;

@@ -10,11 +10,13 @@ import { type BpfHooks, bpfHooks } from '../bpf/kernel_hooks.js';
 import type { Delegate, Path } from '../emu/path.js';
 import { Clock } from '../kernel/clock.js';
 import { dump_stack_print_info, print_modules } from '../kernel/dump_stack.js';
+import { exit_to_user_mode_loop } from '../kernel/entry-common.js';
 import { ExceptionTables } from '../kernel/extable.js';
 import type { Kallsyms } from '../kernel/kallsyms.js';
 import { Panic } from '../kernel/panic.js';
 import { ConsoleLog } from '../kernel/printk.js';
 import { Ratelimits } from '../kernel/ratelimit.js';
+import { force_sig, force_sig_fault, unhandled_signal } from '../kernel/signal.js';
 import { isTaintLetter } from '../kernel/taint.js';
 import { pointer_string, ptr_to_id } from '../kernel/vsprintf.js';
 import { UserMemory } from '../mm/fault.js';
@@ -22,6 +24,7 @@ import { kfence_handle_page_fault } from '../mm/kfence/core.js';
 import { kfence_check_all_canary } from '../mm/kfence/init.js';
 import { Kfence, type KfenceOptions } from '../mm/kfence/state.js';
 import type { Memory } from '../mm/memory.js';
+import { pagefault_out_of_memory } from '../mm/oom_kill.js';
 import { Slab } from '../mm/slab.js';
 import { flush_tlb_all, flush_tlb_kernel_range } from '../mm/tlb.js';
 
@@ -36,6 +39,7 @@ export class BootedKernel implements Kernel {
   readonly slab: Slab;
   readonly init_mm: mm_struct;
   readonly reserved_pg_dir: number;
+  machine: object | null = null;
   num_online_cpus = 1;
   readonly bpf_arena_handle_page_fault: BpfHooks['bpf_arena_handle_page_fault'];
   readonly bpf_prog_report_arena_violation: BpfHooks['bpf_prog_report_arena_violation'];
@@ -103,6 +107,18 @@ export class BootedKernel implements Kernel {
   make_task_dead(here: ThisCpu, signr: number): never {
     this.#panic.make_task_dead(here, signr);
   }
+  unhandled_signal(task: task_struct): boolean {
+    return unhandled_signal(task);
+  }
+  force_sig_fault(here: ThisCpu, signo: number, code: number, address: bigint, pkey?: number): never {
+    return force_sig_fault(here, signo, code, address, pkey);
+  }
+  force_sig(here: ThisCpu, signo: number): never {
+    return force_sig(here, signo);
+  }
+  exit_to_user_mode_loop(here: ThisCpu, regs: pt_regs): Delegate<void> {
+    return exit_to_user_mode_loop(here, regs);
+  }
   panic(here: ThisCpu, text: string): never {
     this.#panic.panic(here, text);
   }
@@ -161,6 +177,10 @@ export class BootedKernel implements Kernel {
     regs: pt_regs,
   ): Delegate<number> {
     return this.userMemory.handle_mm_fault(here, vma, address, flags, regs);
+  }
+
+  pagefault_out_of_memory(here: ThisCpu): void {
+    pagefault_out_of_memory(here);
   }
 
   kfence_handle_page_fault(here: ThisCpu, addr: bigint, is_write: boolean, regs: pt_regs): Delegate<boolean> {

@@ -44,6 +44,21 @@ export interface OopsSample {
   };
 }
 
+/** What was decoded the same way in all of them: plain data aborts in the kernel. */
+const DECODED = { EC: '0x25: DABT (current EL)', SET: '0', FnV: '0', EA: '0', S1PTW: '0', ISV: '0', CM: '0' };
+
+/** The same as kernels since 6.5 print it, which decode ISS2 as well. */
+const DECODED_SINCE_6_5 = {
+  ...DECODED,
+  ISS2: '0x00000000',
+  TnD: '0',
+  TagAccess: '0',
+  GCS: '0',
+  Overlay: '0',
+  DirtyBit: '0',
+  Xs: '0',
+};
+
 export const SAMPLES: readonly OopsSample[] = [
   {
     source: 'https://lore.kernel.org/all/8743fec1-301d-46e1-89bf-7952c73faa86@bootlin.com/',
@@ -91,25 +106,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: 'cdns_host_resume+0x24/0x5c',
     lines: {
       banner: 'Unable to handle kernel NULL pointer dereference',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        FSC: '0x04: level 0 translation fault',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x00000004',
-        ISS2: '0x00000000',
-        CM: '0',
-        WnR: '0',
-        TnD: '0',
-        TagAccess: '0',
-        GCS: '0',
-        Overlay: '0',
-        DirtyBit: '0',
-        Xs: '0',
-      },
+      decoded: { ...DECODED_SINCE_6_5, FSC: '0x04: level 0 translation fault', ISS: '0x00000004', WnR: '0' },
       pgtable: 'user pgtable: 4k pages, 48-bit VAs, pgdp=00000008856e6000',
       tables: '[0000000000000208] pgd=0000000000000000, p4d=0000000000000000',
       error: 'Internal error: Oops: 0000000096000004 [#1]  SMP',
@@ -164,25 +161,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: 'kasan_metadata_fetch_row+0x20/0x30',
     lines: {
       banner: 'Unable to handle kernel paging request',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        FSC: '0x07: level 3 translation fault',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x00000007',
-        ISS2: '0x00000000',
-        CM: '0',
-        WnR: '0',
-        TnD: '0',
-        TagAccess: '0',
-        GCS: '0',
-        Overlay: '0',
-        DirtyBit: '0',
-        Xs: '0',
-      },
+      decoded: { ...DECODED_SINCE_6_5, FSC: '0x07: level 3 translation fault', ISS: '0x00000007', WnR: '0' },
       pgtable: 'swapper pgtable: 4k pages, 48-bit VAs, pgdp=0000008ff8b8f000',
       tables:
         '[ffff7fd7fbdbffe0] pgd=1000008ff0275403, p4d=1000008ff0275403, pud=1000008ff0274403, pmd=1000000899079403, pte=0000000000000000',
@@ -238,25 +217,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: '__run_timer_base+0x1c4/0x330',
     lines: {
       banner: 'Unable to handle kernel paging request',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        FSC: '0x04: level 0 translation fault',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x00000044',
-        ISS2: '0x00000000',
-        CM: '0',
-        WnR: '1',
-        TnD: '0',
-        TagAccess: '0',
-        GCS: '0',
-        Overlay: '0',
-        DirtyBit: '0',
-        Xs: '0',
-      },
+      decoded: { ...DECODED_SINCE_6_5, FSC: '0x04: level 0 translation fault', ISS: '0x00000044', WnR: '1' },
       pgtable: null,
       tables: '[dead00000000012a] address between user and kernel address ranges',
       error: 'Internal error: Oops: 0000000096000044 [#1]  SMP',
@@ -311,25 +272,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: 'post_alloc_hook+0xb0/0x160',
     lines: {
       banner: 'Unable to handle kernel write to read-only memory',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        FSC: '0x0f: level 3 permission fault',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x0000004f',
-        ISS2: '0x00000000',
-        CM: '0',
-        WnR: '1',
-        TnD: '0',
-        TagAccess: '0',
-        GCS: '0',
-        Overlay: '0',
-        DirtyBit: '0',
-        Xs: '0',
-      },
+      decoded: { ...DECODED_SINCE_6_5, FSC: '0x0f: level 3 permission fault', ISS: '0x0000004f', WnR: '1' },
       pgtable: 'swapper pgtable: 4k pages, 48-bit VAs, pgdp=000000026a64f000',
       tables:
         '[ffff000099527000] pgd=180000027fdff003, p4d=180000027fdff003, pud=180000027f9fc003, pmd=180000027f931003, pte=0060000119527787',
@@ -385,18 +328,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: 'lvts_device_enable_and_init+0xc8/0xf0',
     lines: {
       banner: 'Unable to handle kernel write to read-only memory',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        FSC: '0x0e: level 2 permission fault',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x0000004e',
-        CM: '0',
-        WnR: '1',
-      },
+      decoded: { ...DECODED, FSC: '0x0e: level 2 permission fault', ISS: '0x0000004e', WnR: '1' },
       pgtable: 'swapper pgtable: 4k pages, 48-bit VAs, pgdp=0000000041782000',
       tables:
         '[ffffc15096e491c0] pgd=100000023ffff003, p4d=100000023ffff003, pud=100000023fffe003, pmd=0060000041200f81',
@@ -460,17 +392,7 @@ export const SAMPLES: readonly OopsSample[] = [
     lr: '_raw_spin_lock_irqsave+0x88/0xb4',
     lines: {
       banner: 'Unable to handle kernel paging request',
-      decoded: {
-        EC: '0x25: DABT (current EL)',
-        SET: '0',
-        FnV: '0',
-        EA: '0',
-        S1PTW: '0',
-        ISV: '0',
-        ISS: '0x00000047',
-        CM: '0',
-        WnR: '1',
-      },
+      decoded: { ...DECODED, ISS: '0x00000047', WnR: '1' },
       pgtable: 'swapper pgtable: 4k pages, 48-bit VAs, pgdp=0000000041d75000',
       tables:
         '[ffff8000118cb880] pgd=10000001bffff003, p4d=10000001bffff003, pud=10000001bfffe003, pmd=10000001bfffa003, pte=0000000000000000',

@@ -63,7 +63,7 @@ export interface SystemOptions {
 }
 
 /** Enough for the tables of a few arenas (8 MiB each) and their pages. */
-export const DEFAULT_RAM = 64 * 2 ** 20;
+const DEFAULT_RAM = 64 * 2 ** 20;
 /** Below that there is no room for the kernel's own tables, stacks and text. */
 export const SMALLEST_RAM = 4 * 2 ** 20;
 export const MAX_CPUS = 8;

@@ -27,6 +27,18 @@ export function accessType(code: AccessCode): AccessType {
   }
 }
 
+/** The PERM_* bit that an access needs. */
+export function permFor(access: AccessCode): number {
+  switch (access) {
+    case ACCESS_READ:
+      return PERM_READ;
+    case ACCESS_WRITE:
+      return PERM_WRITE;
+    case ACCESS_FETCH:
+      return PERM_EXEC;
+  }
+}
+
 /**
  * Answers the engine's question for a translation that its TLB does not hold. Called in the hot path
  * and possibly more than once for one access: must be idempotent, must not throw, must not allocate.

@@ -1,3 +1,4 @@
+/** Guest-physical memory of a machine. */
 import { hex } from './address.js';
 
 /** Smallest and largest ram a machine may have, in bytes. */

@@ -1,13 +1,12 @@
 /** Questions for arm64 MMUs, and kfault's and the engine's answers. */
 import { Arm64Mmu } from '../arch/arm64/mmu.js';
-import { pageOf, toSigned } from '../emu/address.js';
-import { ACCESS_FETCH, ACCESS_WRITE, accessType } from '../emu/cpu.js';
+import { ACCESS_FETCH, ACCESS_WRITE, accessType, permFor } from '../emu/cpu.js';
 import { NO_EVENTS } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
 import type { UnicornLibrary } from '../emu/unicorn/library.js';
 import { OwnArm64Mmu } from '../emu/unicorn/own-mmu-arm64.js';
-import { ACCESSES, type Case, coveredBy, type Ours, permOf, Tables, type Theirs } from './case.js';
+import { ACCESSES, type Case, coveredBy, fillFor, type Ours, Tables, type Theirs } from './case.js';
 import { ControlCpu } from './control-cpu.js';
 
 export interface Arm64Case extends Case {
@@ -144,10 +143,10 @@ export class Arm64Ours {
 
     const { ok, pa, perms, code, levels } = mmu.translate(va, accessType(access), unprivileged);
     let flaw = tables.changes().size > 0 ? 'translate() wrote into the tables' : null;
-    const granted = this.fill(question);
+    const granted = fillFor(this.mmu, question);
     const writes = tables.changes();
     // The first fetch is asked for again.
-    const expected = ok && (access === ACCESS_FETCH || (granted & permOf(access)) !== 0);
+    const expected = ok && (access === ACCESS_FETCH || (granted & permFor(access)) !== 0);
     if ((granted !== 0) !== expected) flaw = `translate() says ${ok}, fill() grants ${granted}`;
     else if (ok && mmu.pa !== pa - (pa % 4096)) {
       flaw = `translate() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
@@ -157,7 +156,7 @@ export class Arm64Ours {
       tables.restore();
       mmu.user = false;
       mmu.unprivilegedCode.possible = true;
-      const again = this.fill(question);
+      const again = fillFor(this.mmu, question);
       if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first access of EL0`;
     }
     return {
@@ -170,11 +169,6 @@ export class Arm64Ours {
       granted,
       flaw,
     };
-  }
-
-  private fill({ va, access }: Arm64Case): number {
-    const page = toSigned(pageOf(va));
-    return this.mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
   }
 }
 
@@ -207,14 +201,14 @@ export class Arm64Theirs {
       // A translation asks nobody whether there is memory. The access would: nothing is, so it aborts.
       return { ...{ pa: null, code: FSC_EXTABT, address: reported(question), rights: 0, silent: 0 }, writes };
     }
-    let rights = permOf(access);
+    let rights = permFor(access);
     let silent = rights;
     for (const other of ACCESSES) {
       if (other === access) continue;
       tables.restore();
       if (!mmu.translates(untagged(question), other)) continue;
-      rights |= permOf(other);
-      if (coveredBy(tables.changes(), writes)) silent |= permOf(other);
+      rights |= permFor(other);
+      if (coveredBy(tables.changes(), writes)) silent |= permFor(other);
     }
     return { pa: answer.pa, code: 0, address: null, rights, writes, silent };
   }

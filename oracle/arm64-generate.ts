@@ -12,7 +12,7 @@ import {
   SCTLR_WXN,
   TCR_IPS,
 } from './arm64-case.js';
-import type { Random } from './random.js';
+import { Generator, INDICES } from './generate.js';
 
 const VALID = 1n;
 const TABLE = 2n;
@@ -32,35 +32,19 @@ const TCR = bit(31) | bit(36) | 0x3500_3500n;
 const SMALLEST = 16;
 const LARGEST = 39;
 
-const INDICES = [0, 0, 1, 2, 255, 256, 257, 510, 511, 511];
 /** The n-th page of tables. */
 const pool = (n: number): bigint => BigInt(ARM64_TABLES[n] ?? 0);
 
-export class Arm64Generator {
-  /** The tables as they were made, and with what became of them. */
-  private made: Arm64Case | null = null;
-  private current: Arm64Case | null = null;
-  /** Addresses that the tables of the current case were made for. */
-  private addresses: bigint[] = [];
-
-  constructor(private readonly random: Random) {}
-
-  /** The next question: new tables, or a small change to the last one. */
-  next(): Arm64Case {
-    const { random, made, current } = this;
-    let next: Arm64Case;
-    if (made === null || current === null || random.chance(0.15)) {
-      next = this.made = this.fresh();
-    } else {
-      next = random.chance(0.6) ? made : current;
-      do next = this.change(next);
-      while (random.chance(0.4));
-    }
-    this.current = next.access === ACCESS_FETCH ? { ...next, va: next.va & ~3n } : next;
-    return this.current;
+export class Arm64Generator extends Generator<Arm64Case> {
+  protected override asked(question: Arm64Case): Arm64Case {
+    return question.access === ACCESS_FETCH ? { ...question, va: question.va & ~3n } : question;
   }
 
-  private fresh(): Arm64Case {
+  protected override anyEntry(): bigint {
+    return this.entry(this.random.below(4), 0);
+  }
+
+  protected override fresh(): Arm64Case {
     const { random } = this;
     let tcr = TCR | (random.chance(0.5) ? 5n << 32n : BigInt(random.below(6)) << 32n);
     for (const shift of [0n, 16n]) {
@@ -123,7 +107,7 @@ export class Arm64Generator {
     return BigInt(SMALLEST + random.below(LARGEST - SMALLEST + 1));
   }
 
-  private change(from: Arm64Case): Arm64Case {
+  protected override change(from: Arm64Case): Arm64Case {
     const { random } = this;
     switch (random.below(16)) {
       case 0:
@@ -171,21 +155,6 @@ export class Arm64Generator {
       default:
         return { ...from, ttbr0: from.ttbr1, ttbr1: from.ttbr0 };
     }
-  }
-
-  /** One bit of one entry, or another entry of the same kind. */
-  private changeEntry(from: Arm64Case): ReadonlyMap<number, bigint> {
-    const { random } = this;
-    const entries = new Map(from.entries);
-    const pas = [...entries.keys()];
-    if (pas.length === 0) return entries;
-    const pa = random.pick(pas);
-    const old = entries.get(pa) ?? 0n;
-    const others = pas.filter((other) => other !== pa);
-    if (random.chance(0.7)) entries.set(pa, old ^ bit(random.below(64)));
-    else if (random.chance(0.3) && others.length > 0) entries.set(pa, entries.get(random.pick(others)) ?? 0n);
-    else entries.set(pa, this.entry(random.below(4), 0));
-    return entries;
   }
 
   /** A root table; one of less than 4 KiB may lie anywhere in its page. */

@@ -1,13 +1,6 @@
 /** A question for two memory management units, and what an answer says. */
-import {
-  ACCESS_FETCH,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  type AccessCode,
-  PERM_EXEC,
-  PERM_READ,
-  PERM_WRITE,
-} from '../emu/cpu.js';
+import { pageOf, toSigned } from '../emu/address.js';
+import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode, type TlbFiller } from '../emu/cpu.js';
 import type { WalkLevel } from '../emu/events.js';
 import type { Ram } from '../emu/ram.js';
 
@@ -57,15 +50,10 @@ export interface Ours extends Answer {
 
 export const ACCESSES: readonly AccessCode[] = [ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH];
 
-export function permOf(access: AccessCode): number {
-  switch (access) {
-    case ACCESS_READ:
-      return PERM_READ;
-    case ACCESS_WRITE:
-      return PERM_WRITE;
-    case ACCESS_FETCH:
-      return PERM_EXEC;
-  }
+/** What the TLB is filled with for an access of a case: fill() takes pages beyond 2^53 as bigint. */
+export function fillFor(mmu: TlbFiller, { va, access }: Case): number {
+  const page = toSigned(pageOf(va));
+  return mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
 }
 
 export function sameEntries(a: Entries, b: Entries): boolean {

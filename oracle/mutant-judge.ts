@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import type { ArchName } from './case.js';
-import type { Target } from './mutant-targets.js';
-import { applyMutant, type Mutant } from './mutate.js';
+import type { Job } from './mutant-targets.js';
+import { applyMutant } from './mutate.js';
 
 /** To the child: a build whose walker is to be judged. */
 export interface Question {
@@ -50,15 +50,7 @@ export class MutantJudge {
     return this.ask({ arch, built: this.move() });
   }
 
-  async judge({
-    target,
-    source,
-    mutant,
-  }: {
-    target: Target;
-    source: string;
-    mutant: Mutant;
-  }): Promise<Judgement> {
+  async judge({ target, source, mutant }: Job): Promise<Judgement> {
     const built = this.move();
     const compiled = join(built, target.file.replace(/\.ts$/, '.js'));
     const original = readFileSync(compiled);

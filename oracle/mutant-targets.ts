@@ -1,5 +1,6 @@
 /** Which files are mutated, which parts of them, and which tests stand by when the oracle does not notice. */
 import type { ArchName } from './case.js';
+import type { Mutant } from './mutate.js';
 
 export interface Target {
   readonly arch: ArchName;
@@ -9,6 +10,13 @@ export interface Target {
   readonly without: Readonly<Record<string, string>>;
   /** Only these functions; all if left out. */
   readonly only?: readonly string[];
+}
+
+/** A mutant to be judged, and the text of the file that it is one of. */
+export interface Job {
+  readonly target: Target;
+  readonly source: string;
+  readonly mutant: Mutant;
 }
 
 /** Test files of the walkers, from the package root. */

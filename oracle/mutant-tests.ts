@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import { runCommand } from '../scripts/command.js';
 import type { ArchName } from './case.js';
 import type { Judgement } from './mutant-judge.js';
-import { type Target, UNIT_TESTS } from './mutant-targets.js';
-import { applyMutant, type Mutant } from './mutate.js';
+import { type Job, UNIT_TESTS } from './mutant-targets.js';
+import { applyMutant } from './mutate.js';
 
 const ROOMS = ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'];
 const FILES = ['package.json', 'jest.config.js'];
-/** A mutant may loop for ever. */
 /** In the summary: a test has failed. A file that cannot be loaded is not counted there. */
 const FAILED = /^Tests: +[0-9]+ failed/m;
+/** A mutant may loop for ever. */
 const MILLISECONDS = 120_000;
 
 export class TestRunner {
@@ -29,15 +29,7 @@ export class TestRunner {
     symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   }
 
-  async judge({
-    target,
-    source,
-    mutant,
-  }: {
-    target: Target;
-    source: string;
-    mutant: Mutant;
-  }): Promise<Judgement> {
+  async judge({ target, source, mutant }: Job): Promise<Judgement> {
     const file = join(this.folder, target.file);
     writeFileSync(file, applyMutant(source, mutant));
     try {

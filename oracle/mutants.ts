@@ -12,15 +12,9 @@ import { ensureEngine, packageRoot } from '../scripts/setup-engine.js';
 import type { ArchName } from './case.js';
 import { EQUIVALENT } from './equivalent-mutants.js';
 import { type Judgement, MutantJudge } from './mutant-judge.js';
-import { CODES, TARGETS, type Target } from './mutant-targets.js';
+import { CODES, type Job, TARGETS } from './mutant-targets.js';
 import { TestRunner } from './mutant-tests.js';
-import { type Mutant, mutantsOf } from './mutate.js';
-
-export interface Job {
-  readonly target: Target;
-  readonly source: string;
-  readonly mutant: Mutant;
-}
+import { mutantsOf } from './mutate.js';
 
 /** `broke`: it does not load, throws or never ends, which nobody needs a comparison for. */
 type Fate = 'oracle' | 'tests' | 'broke' | 'equivalent' | 'survived';

@@ -1,14 +1,13 @@
 /** Questions for x86-64 MMUs, and kfault's and the engine's answers. */
 
 import { NOT_CANONICAL, X86Mmu } from '../arch/x86/mmu.js';
-import { pageOf, toSigned } from '../emu/address.js';
-import { accessType } from '../emu/cpu.js';
+import { accessType, permFor } from '../emu/cpu.js';
 import { NO_EVENTS } from '../emu/events.js';
 import { Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
 import type { UnicornLibrary } from '../emu/unicorn/library.js';
 import { OWN_MAXPHYADDR, OwnX86Mmu } from '../emu/unicorn/own-mmu-x86.js';
-import { ACCESSES, type Case, coveredBy, type Ours, permOf, Tables, type Theirs } from './case.js';
+import { ACCESSES, type Case, coveredBy, fillFor, type Ours, Tables, type Theirs } from './case.js';
 import { ControlCpu } from './control-cpu.js';
 
 export interface X86Case extends Case {
@@ -69,9 +68,9 @@ export class X86Ours {
 
     const { ok, pa, perms, code, levels } = mmu.explain(va, accessType(access), user, ac);
     let flaw = tables.changes().size > 0 ? 'explain() wrote into the tables' : null;
-    const granted = this.fill(question);
+    const granted = fillFor(this.mmu, question);
     const writes = tables.changes();
-    if (((granted & permOf(access)) !== 0) !== ok) flaw = `explain() says ${ok}, fill() grants ${granted}`;
+    if (((granted & permFor(access)) !== 0) !== ok) flaw = `explain() says ${ok}, fill() grants ${granted}`;
     else if (ok && mmu.pa !== pa - (pa % 4096)) {
       flaw = `explain() says physical ${pa.toString(16)}, fill() ${mmu.pa.toString(16)}`;
     } else if ((granted & ~perms) !== 0) flaw = `fill() grants ${granted}, explain() ${perms}`;
@@ -79,7 +78,7 @@ export class X86Ours {
       // The first access after an iretq: nobody has told the MMU.
       tables.restore();
       mmu.user = false;
-      const again = this.fill(question);
+      const again = fillFor(this.mmu, question);
       if (again !== granted) flaw = `fill() grants ${granted}, and ${again} to the first access of user mode`;
     }
     return {
@@ -92,11 +91,6 @@ export class X86Ours {
       granted,
       flaw,
     };
-  }
-
-  private fill({ va, access }: X86Case): number {
-    const page = toSigned(pageOf(va));
-    return this.mmu.fill(Number.isNaN(page) ? BigInt.asIntN(64, pageOf(va)) : page, access);
   }
 }
 
@@ -121,14 +115,14 @@ export class X86Theirs {
     if (!answer.translates) {
       return { pa: null, code: answer.code, address: answer.address, rights: 0, writes, silent: 0 };
     }
-    let rights = permOf(access);
+    let rights = permFor(access);
     let silent = rights;
     for (const other of ACCESSES) {
       if (other === access) continue;
       tables.restore();
       if (!mmu.translate(va, other).translates) continue;
-      rights |= permOf(other);
-      if (coveredBy(tables.changes(), writes)) silent |= permOf(other);
+      rights |= permFor(other);
+      if (coveredBy(tables.changes(), writes)) silent |= permFor(other);
     }
     return { pa: answer.pa, code: 0, address: null, rights, writes, silent };
   }

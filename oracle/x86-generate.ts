@@ -1,6 +1,6 @@
 /** Random questions for x86-64 MMUs: tables that mostly lead somewhere, with faults sown into them. */
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE } from '../emu/cpu.js';
-import type { Random } from './random.js';
+import { Generator, INDICES } from './generate.js';
 import {
   CR0_WP,
   CR4_LA57,
@@ -37,35 +37,15 @@ const IGNORED = 0x0000_0000_0000_0f18n;
 const PKEY = 0xfn << 59n;
 const SOFT_HIGH = 0x7fn << 52n;
 
-/** Indices that addresses are made of: the ends of tables and of halves, and others. */
-const INDICES = [0, 0, 1, 2, 255, 256, 257, 510, 511, 511];
 /** The n-th page of tables. */
 const pool = (n: number): bigint => BigInt(X86_TABLES[n] ?? 0);
 
-export class X86Generator {
-  /** The tables as they were made, and with what became of them. */
-  private made: X86Case | null = null;
-  private current: X86Case | null = null;
-  /** Addresses that the tables of the current case were made for. */
-  private addresses: bigint[] = [];
-
-  constructor(private readonly random: Random) {}
-
-  /** The next question: new tables, or a small change to the last one. */
-  next(): X86Case {
-    const { random, made, current } = this;
-    if (made === null || current === null || random.chance(0.15)) {
-      this.current = this.made = this.fresh();
-    } else {
-      let changed = random.chance(0.6) ? made : current;
-      do changed = this.change(changed);
-      while (random.chance(0.4));
-      this.current = changed;
-    }
-    return this.current;
+export class X86Generator extends Generator<X86Case> {
+  protected override anyEntry(): bigint {
+    return this.entry(1 + this.random.below(4), 4);
   }
 
-  private fresh(): X86Case {
+  protected override fresh(): X86Case {
     const { random } = this;
     const levels = random.chance(0.25) ? 5 : 4;
     const entries = new Map<number, bigint>();
@@ -99,7 +79,7 @@ export class X86Generator {
     };
   }
 
-  private change(from: X86Case): X86Case {
+  protected override change(from: X86Case): X86Case {
     const { random } = this;
     switch (random.below(16)) {
       case 0:
@@ -129,27 +109,6 @@ export class X86Generator {
       default:
         return { ...from, entries: this.changeEntry(from) };
     }
-  }
-
-  /** One bit of one entry, or another entry of the same kind. */
-  private changeEntry(from: X86Case): ReadonlyMap<number, bigint> {
-    const { random } = this;
-    const entries = new Map(from.entries);
-    const pas = [...entries.keys()];
-    if (pas.length === 0) return entries;
-    const pa = random.pick(pas);
-    const old = entries.get(pa) ?? 0n;
-    if (random.chance(0.7)) {
-      entries.set(pa, old ^ (1n << BigInt(random.below(64))));
-      return entries;
-    }
-    const others = pas.filter((other) => other !== pa);
-    if (random.chance(0.3) && others.length > 0) {
-      entries.set(pa, entries.get(random.pick(others)) ?? 0n);
-    } else {
-      entries.set(pa, this.entry(1 + random.below(4), 4));
-    }
-    return entries;
   }
 
   /** Access-disable and write-disable bits of 16 keys. */

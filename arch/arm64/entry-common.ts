@@ -9,7 +9,7 @@
 import { hex16 } from '../../emu/address.js';
 import { type Delegate, type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
-import { KERN_CRIT, SIGKILL, TaskDead } from '../kernel.js';
+import { KERN_CRIT, TaskDead } from '../kernel.js';
 import { esr_get_class_string } from './class-string.js';
 import {
   classOf,
@@ -207,22 +207,6 @@ export const el0t_64_sync_handler = port(
       default:
         yield* el0_inv(here, regs, esr);
     }
-    yield* exit_to_user_mode_loop(here, regs);
-  },
-);
-
-/** A signal that waits is delivered on the way back to user mode. */
-const exit_to_user_mode_loop = port(
-  'exit_to_user_mode_loop',
-  ['regs'],
-  function* (here: ThisCpu, regs: Arm64PtRegs): Path<void> {
-    const { signal_pending } = here.current;
-    const pending = signal_pending !== 'none';
-    if (!(yield* here.trace.decide('exit_to_user_mode_loop', 'ti_work & _TIF_SIGPENDING', pending))) return;
-    // A fatal signal is SIGKILL once it is pending; of what another one would do, nothing is known.
-    if (signal_pending === 'fatal') {
-      throw new TaskDead({ kind: 'signal', signo: SIGKILL, code: 0, address: 0n });
-    }
-    throw new TaskDead({ kind: 'stopped', why: 'a signal is delivered', pc: regs.pc });
+    yield* here.kernel.exit_to_user_mode_loop(here, regs);
   },
 );

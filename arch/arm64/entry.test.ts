@@ -1,18 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_READ, ACCESS_WRITE } from '../../emu/cpu.js';
+import { SENTINEL } from './fake-cpu.js';
 import { arm64 } from './index.js';
-import {
-  K,
-  LDR_X0_X1,
-  NOP,
-  SENTINEL,
-  STACK,
-  STR_X0_X1,
-  TEXT,
-  TestMachine,
-  USER_DATA,
-  USER_TEXT,
-} from './testing.js';
+import { K, LDR_X0_X1, NOP, STACK, STR_X0_X1, TEXT, TestMachine, USER_DATA, USER_TEXT } from './testing.js';
 
 const TOP = STACK + 16384n;
 const FINAL = TOP - 0x140n + 0x128n;

@@ -5,14 +5,14 @@
  * D24.2 "ESR_EL1". Left out: everything that is not an abort or an alignment exception.
  */
 
-export const ESR_ELx_EC_SHIFT = 26n;
+const ESR_ELx_EC_SHIFT = 26n;
 export const ESR_ELx_EC_MASK = 0x3fn << ESR_ELx_EC_SHIFT;
 export const ESR_ELx_IL = 1n << 25n;
 export const ESR_ELx_ISV = 1n << 24n;
 export const ESR_ELx_CM = 1n << 8n;
 export const ESR_ELx_WNR = 1n << 6n;
 export const ESR_ELx_FnV = 1n << 10n;
-export const ESR_ELx_FSC = 0x3fn;
+const ESR_ELx_FSC = 0x3fn;
 
 export const ESR_ELx_EC_UNKNOWN = 0x00;
 export const ESR_ELx_EC_IABT_LOW = 0x20;

@@ -31,7 +31,7 @@ const TYPE_NAMES: readonly string[] = [
 /** Data of UACCESS_ERR_ZERO: register numbers, 31 for none. The zeropad type uses the same two fields. */
 const EX_DATA_REG_SECOND_SHIFT = 5;
 const EX_DATA_REG_MASK = 0x1f;
-export const EX_DATA_UACCESS_WRITE = 1;
+const EX_DATA_UACCESS_WRITE = 1;
 
 /** The `fixup` word of a BPF entry is no address. */
 const BPF_FIXUP_OFFSET_MASK = 0xffff;

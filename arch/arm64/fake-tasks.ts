@@ -1,6 +1,4 @@
 /** What the tests of the fault path share: machines with code at hand, and how they end. */
-import type { AccessCode } from '../../emu/cpu.js';
-import { ACCESS_READ } from '../../emu/cpu.js';
 import type { vm_area_struct } from '../kernel.js';
 import type { KernelConfig } from '../kernel-config.js';
 import { arm64 } from './index.js';
@@ -85,10 +83,4 @@ export function decisions(machine: TestMachine, fn: string): Record<string, unkn
 /** An abort with the syndrome given, as if hardware had reported it at pc. */
 export function raise(machine: TestMachine, syndrome: bigint, address: bigint): Ending {
   return machine.stop({ kind: 'raised', number: 0, syndrome, address });
-}
-
-/** A refused access; the ESR it made. */
-export function esrOf(machine: TestMachine, va: bigint, access: AccessCode = ACCESS_READ): string {
-  machine.miss(va, access);
-  return machine.esr();
 }

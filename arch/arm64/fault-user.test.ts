@@ -292,6 +292,40 @@ describe('a signal that waits, when the answer is RETRY', () => {
   });
 });
 
+describe('a signal that kills comes before the one that an exception forces', () => {
+  const KILLED = { how: 'dead', outcome: { kind: 'signal', signo: 9, code: 0, address: 0n } };
+
+  function dying(): TestMachine {
+    const machine = userCode();
+    machine.here.current.signal_pending = 'fatal';
+    return machine;
+  }
+
+  test('no mapping', () => {
+    const machine = dying();
+    machine.kernel.answers.vma = null;
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(KILLED);
+    expect(machine.path()).toContain('arm64_force_sig_fault');
+  });
+
+  test.each([
+    ['SIGBUS', SIGBUS, 'arm64_force_sig_fault'],
+    ['poisoned memory', HWPOISON, 'arm64_force_sig_mceerr'],
+  ])('%s', (_, fault, last) => {
+    const machine = dying();
+    answering(machine, fault);
+    expect(machine.miss(USER_DATA, ACCESS_READ)).toEqual(KILLED);
+    expect(machine.path()).toContain(last);
+  });
+
+  test.each([
+    ['an undefined instruction', 0x0200_0000n],
+    ['a conflict in the TLB, which is SIGKILL itself', 0x9200_0030n],
+  ])('%s', (_, syndrome) => {
+    expect(raise(dying(), syndrome, USER_DATA)).toEqual(KILLED);
+  });
+});
+
 describe('what the mapping must allow', () => {
   const GCS = 1n << 40n;
   const CM = 1n << 8n;

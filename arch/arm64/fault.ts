@@ -19,7 +19,8 @@ import {
   FAULT_FLAG_USER,
   FAULT_FLAG_VMA_LOCK,
   FAULT_FLAG_WRITE,
-  KERN_WARNING,
+  fault_signal_pending,
+  faulthandler_disabled,
   type mm_struct,
   PAGE_SHIFT,
   SEGV_ACCERR,
@@ -74,10 +75,6 @@ function is_gcs_fault(esr: bigint): boolean {
   return esr_is_data_abort(esr) && (esr & ESR_ELx_GCS) !== 0n;
 }
 
-function faulthandler_disabled({ current }: ThisCpu): boolean {
-  return current.pagefault_disabled !== 0 || current.preempt_count !== 0 || current.in_interrupt !== 0;
-}
-
 const do_bad_area = port(
   'do_bad_area',
   ['far', 'esr', 'regs'],
@@ -110,12 +107,6 @@ interface PageFault {
 type Label = 'lock_mmap' | 'done' | 'bad_area' | 'no_context' | 'return';
 
 /** After a RETRY: does a signal come first? */
-function fault_signal_pending({ current }: ThisCpu, fault: number, regs: Arm64PtRegs): boolean {
-  if ((fault & VM_FAULT_RETRY) === 0) return false;
-  const { signal_pending } = current;
-  return signal_pending === 'fatal' || (regs.user_mode && signal_pending === 'signal');
-}
-
 function* signalFirst(here: ThisCpu, { fault, regs }: PageFault): Path<boolean> {
   const pending = fault_signal_pending(here, fault, regs);
   return yield* here.trace.decide(FN, 'fault_signal_pending(fault, regs)', pending);
@@ -191,22 +182,13 @@ function* underMmapLock(here: ThisCpu, state: PageFault): Path<Label> {
   return 'done';
 }
 
-/** mm/oom_kill.c: nobody is killed here, the instruction is tried again. */
-function pagefault_out_of_memory(here: ThisCpu): void {
-  if (here.current.signal_pending === 'fatal') return;
-  const text = 'Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF';
-  const { kernel } = here;
-  const said = kernel.___ratelimit(here, 'pfoom_rs', 'pagefault_out_of_memory');
-  if (said) kernel.printk(here, KERN_WARNING, text);
-}
-
 /** What user code gets for an access that cannot be. */
 function* userBadArea(here: ThisCpu, state: PageFault, far: bigint): Path<void> {
   const { trace } = here;
   const { addr, esr, fault } = state;
   const oom = (fault & VM_FAULT_OOM) !== 0;
   if (yield* trace.decide(FN, 'fault & VM_FAULT_OOM', oom)) {
-    pagefault_out_of_memory(here);
+    here.kernel.pagefault_out_of_memory(here);
     return;
   }
   const inf = esr_to_fault_info(esr);

@@ -7,8 +7,9 @@ import { ACCESS_READ, PERM_READ, PERM_WRITE } from '../../emu/cpu.js';
 import { NO_EVENTS } from '../../emu/events.js';
 import { Trace } from '../../emu/path.js';
 import { Ram } from '../../emu/ram.js';
+import { FakeCpu } from './fake-cpu.js';
 import { Arm64Mmu } from './mmu.js';
-import { FakeCpu, K, TestMachine, USER_DATA } from './testing.js';
+import { K, TestMachine, USER_DATA } from './testing.js';
 
 const PAGE_KERNEL = 0x00e8_0000_0000_0703n;
 const EL0_RW = 0x0068_0000_0000_0f43n;

@@ -424,6 +424,7 @@ describe('nothing is remembered that the tables do not hold any more', () => {
     const machine = new TestMachine();
     machine.map(K, PAGE_KERNEL);
     const { levels } = machine.mmu.translate(K, 'write', false);
+    expect(levels.map(({ level }) => level)).toEqual(['pgd', 'pud', 'pmd', 'pte']);
     const TABLE_NO_WRITE = 1n << 62n;
     for (const [at, { entryPa, entry }] of levels.entries()) {
       const readOnly = at === 3 ? entry | AP(2n) : entry | TABLE_NO_WRITE;

@@ -14,6 +14,7 @@ import {
   PERM_EXEC,
   PERM_READ,
   PERM_WRITE,
+  permFor,
   type RegisterSet,
 } from '../../emu/cpu.js';
 import type { AccessType, WalkEvent, WalkLevel } from '../../emu/events.js';
@@ -29,7 +30,7 @@ import { UnprivilegedCode } from './unprivileged-code.js';
 import { Unwinder } from './unwind.js';
 import { LEVEL_NAMES, NO_FAULT, Walker } from './walk.js';
 import { decodeControl, initialControl } from './walk-control.js';
-import { ATTR_AF, ATTR_DBM, ATTR_EL0, ATTR_RDONLY, ATTR_UXN, permFor } from './walk-rights.js';
+import { ATTR_AF, ATTR_DBM, ATTR_EL0, ATTR_RDONLY, ATTR_UXN } from './walk-rights.js';
 
 const PSTATE_EL_BITS = 0xf;
 /** PSR_PAN_BIT and PSR_UAO_BIT as the engine's 32-bit PSTATE has them. */

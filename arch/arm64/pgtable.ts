@@ -81,7 +81,7 @@ export function pte_pfn(v: bigint): bigint {
 export function pte_pa(v: bigint): number {
   return Number(v & PTE_ADDR_LOW);
 }
-export function pte_mknoncont(v: bigint): bigint {
+function pte_mknoncont(v: bigint): bigint {
   return v & ~PTE_CONT;
 }
 

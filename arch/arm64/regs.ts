@@ -19,7 +19,6 @@ export const FRAME_META_TYPE_NONE = 0;
 export const FRAME_META_TYPE_FINAL = 1;
 export const FRAME_META_TYPE_PT_REGS = 2;
 
-export const PSR_MODE_MASK = 0xfn;
 export const PSR_MODE_EL0t = 0x0n;
 export const PSR_MODE_EL1h = 0x5n;
 export const PSR_I_BIT = 1n << 7n;

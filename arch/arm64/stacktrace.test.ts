@@ -2,10 +2,11 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { ACCESS_READ } from '../../emu/cpu.js';
 import { KERN_DEFAULT } from '../kernel.js';
+import { SENTINEL } from './fake-cpu.js';
 import { arm64 } from './index.js';
 import { Arm64PtRegs } from './regs.js';
 import { dump_backtrace } from './stacktrace.js';
-import { K, LDR_X0_X1, SENTINEL, STACK, TEXT, TestMachine } from './testing.js';
+import { K, LDR_X0_X1, STACK, TEXT, TestMachine } from './testing.js';
 import { stripPac, Unwinder } from './unwind.js';
 
 const TOP = STACK + 16384n;

@@ -1,37 +1,23 @@
 /**
- * What the tests of this folder share: a ram with page tables by hand, a CPU without an engine, and a kernel
- * that records what it is asked and answers from switches.
+ * What the tests of this folder share: a machine of a ram with page tables by hand, a CPU without an engine
+ * or with one, and a fake kernel.
  */
-import {
-  type AccessCode,
-  type Cpu,
-  type CpuStop,
-  type Engine,
-  EngineError,
-  type Privilege,
-  type RegisterSet,
-} from '../../emu/cpu.js';
+import type { AccessCode, Cpu, CpuStop, Engine } from '../../emu/cpu.js';
 import { type Event, EventLog } from '../../emu/events.js';
-import { type Delegate, drain, type Path, port, Trace } from '../../emu/path.js';
+import { type Delegate, drain, Trace } from '../../emu/path.js';
 import { Ram } from '../../emu/ram.js';
 import { runGuest, type StopResult } from '../../emu/run.js';
 import type { ExtableSpec, Resumption, ThisCpu } from '../arch.js';
-import {
-  type ExtableHit,
-  type Kernel,
-  type mm_struct,
-  TaskDead,
-  type task_struct,
-  VM_FAULT_SIGSEGV,
-  type vm_area_struct,
-} from '../kernel.js';
+import { type mm_struct, TaskDead, type task_struct } from '../kernel.js';
 import { DEFAULT_CONFIG, type KernelConfig } from '../kernel-config.js';
+import { FakeCpu, SENTINEL } from './fake-cpu.js';
+import { FakeKernel } from './fake-kernel.js';
 import { arm64 } from './index.js';
 import { Arm64Mmu } from './mmu.js';
+import { createMmu } from './uaccess-ttbr0.js';
 
 export const RAM_BASE = 0x4000_0000;
 export const RAM_SIZE = 4 << 20;
-export const SENTINEL = 0xffff_8000_80ff_f010n;
 
 /** Kernel code, and an address of a page that is missing until a test maps it. */
 export const TEXT = 0xffff_8000_8001_0000n;
@@ -48,238 +34,6 @@ const PAGE_KERNEL = 0x00e8_0000_0000_0703n;
 const PAGE_KERNEL_EXEC = 0x00c8_0000_0000_0703n;
 const KERNEL_TABLE = 0x1000_0000_0000_0403n;
 const USER_TABLE = 0x0800_0000_0000_0403n;
-
-/** Registers in a map; runs nothing. */
-export class FakeCpu implements Cpu {
-  readonly id = 0;
-  readonly sentinel = SENTINEL;
-  readonly values = new Map<string, bigint>();
-  readonly written: string[] = [];
-  flushes = 0;
-  readonly executed = 0;
-  get registerNames(): readonly string[] {
-    return [...this.values.keys()];
-  }
-  read(register: string): bigint {
-    return this.values.get(register) ?? 0n;
-  }
-  write(register: string, value: bigint): void {
-    this.written.push(register);
-    this.values.set(register, value);
-  }
-  registerSet(names: readonly string[]): RegisterSet {
-    const values = new BigUint64Array(names.length);
-    return {
-      names,
-      values,
-      load: () =>
-        names.forEach((name, i) => {
-          values[i] = this.read(name);
-        }),
-      store: () =>
-        names.forEach((name, i) => {
-          this.values.set(name, values[i] ?? 0n);
-        }),
-    };
-  }
-  privilege(): Privilege {
-    return (this.read('pstate') & 0xfn) === 0n ? 'user' : 'kernel';
-  }
-  setPrivilege(privilege: Privilege): void {
-    this.values.set('pstate', privilege === 'kernel' ? 5n : 0n);
-  }
-  start(): CpuStop {
-    throw new EngineError('this CPU has no engine');
-  }
-  flushTlbPage(): void {
-    this.flushes += 1;
-  }
-  flushTlb(): void {
-    this.flushes += 1;
-  }
-  flushCode(): void {}
-  close(): void {}
-}
-
-/** Answers of the kernel's stages; a function may also do something. */
-export interface Answers {
-  kfence: (addr: bigint) => boolean;
-  arena: (addr: bigint) => boolean;
-  vma: vm_area_struct | null;
-  /** lock_vma_under_rcu() finds `vma`, too. */
-  vmaLock: boolean;
-  /** notify_die() says NOTIFY_STOP. */
-  notifyStop: boolean;
-  handleMmFault: (addr: bigint, flags: number) => number;
-}
-
-export class FakeKernel implements Kernel {
-  die_counter = 0;
-  readonly console: string[] = [];
-  readonly levels: number[] = [];
-  readonly taints: string[] = [];
-  /** Locks taken, and with a minus given back. */
-  readonly locks: string[] = [];
-  readonly warnings: string[] = [];
-  readonly reports: { write: boolean; addr: bigint; ip: bigint }[] = [];
-  readonly extable = new Map<bigint, ExtableHit>();
-  readonly symbols = new Map<bigint, string>();
-  readonly answers: Answers = {
-    kfence: () => false,
-    arena: () => false,
-    vma: null,
-    vmaLock: true,
-    notifyStop: false,
-    handleMmFault: () => VM_FAULT_SIGSEGV,
-  };
-  #title = '';
-
-  constructor(
-    readonly config: KernelConfig,
-    readonly init_mm: mm_struct,
-    readonly reserved_pg_dir: number,
-  ) {}
-
-  printk(_here: ThisCpu, level: number, text: string): void {
-    if (this.console.length === 0) this.#title = text;
-    this.console.push(text);
-    this.levels.push(level);
-  }
-  add_taint(letter: string): void {
-    this.taints.push(letter);
-  }
-  print_tainted(): string {
-    return 'Not tainted';
-  }
-  print_tainted_verbose(): null {
-    return null;
-  }
-  dump_stack_print_info(here: ThisCpu, level: number): void {
-    const { comm, pid } = here.current;
-    this.printk(here, level, `CPU: 0 UID: 0 PID: ${pid} Comm: ${comm} Not tainted 7.1.0-rc5 #1 PREEMPT `);
-    this.printk(here, level, 'Hardware name: linux,dummy-virt (DT)');
-  }
-  print_modules(here: ThisCpu): void {
-    this.printk(here, 4, 'Modules linked in:');
-  }
-  make_task_dead(_here: ThisCpu, signal: number): never {
-    throw new TaskDead({ kind: 'oops', title: this.#title, signal });
-  }
-  panic(_here: ThisCpu, title: string): never {
-    throw new TaskDead({ kind: 'panic', title });
-  }
-  flush_tlb_kernel_range(here: ThisCpu, start: bigint, end: bigint): void {
-    for (let va = start; va < end; va += 4096n) {
-      here.cpu.flushTlbPage(va);
-      here.mmu.unpin(va);
-      here.trace.emit({ type: 'tlb-flush', cpu: here.cpu.id, va, by: 'flush_tlb_kernel_range' });
-    }
-  }
-  flush_tlb_all(here: ThisCpu): void {
-    here.cpu.flushTlb();
-  }
-  check_panic_on_warn(): void {}
-  warn(_here: ThisCpu, site: string, _at: string, text: string | null): void {
-    this.warnings.push(`${site}: ${text ?? ''}`);
-  }
-  readonly #seen = new Set<string>();
-  once(site: string): boolean {
-    const first = !this.#seen.has(site);
-    this.#seen.add(site);
-    return first;
-  }
-  readonly #printed = new Map<string, number>();
-  ___ratelimit(_here: ThisCpu, state: string): boolean {
-    const printed = (this.#printed.get(state) ?? 0) + 1;
-    this.#printed.set(state, printed);
-    return printed <= 10;
-  }
-  sprint_symbol(address: bigint): string {
-    return this.symbols.get(address) ?? `0x${address.toString(16)}`;
-  }
-  sprint_backtrace(address: bigint): string {
-    return this.sprint_symbol(address);
-  }
-  kernel_text_address(): boolean {
-    return true;
-  }
-  is_bpf_text_address(): boolean {
-    return false;
-  }
-  search_exception_tables(address: bigint): ExtableHit | null {
-    return this.extable.get(address) ?? null;
-  }
-  readonly notify_die = port(
-    'notify_die',
-    ['event'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, _event: string): Path<boolean> {
-      return (here.kernel as FakeKernel).answers.notifyStop;
-    },
-  );
-  hashed_pointer(address: bigint): string {
-    return address.toString(16).padStart(16, '0');
-  }
-  readonly lock_vma_under_rcu = port(
-    'lock_vma_under_rcu',
-    ['mm', 'address'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, _mm: mm_struct, _address: bigint): Path<vm_area_struct | null> {
-      const { kernel } = here;
-      if (!(kernel instanceof FakeKernel) || !kernel.answers.vmaLock) return null;
-      if (kernel.answers.vma !== null) kernel.locks.push('vma');
-      return kernel.answers.vma;
-    },
-  );
-  vma_end_read(): void {
-    this.locks.push('-vma');
-  }
-  mmap_read_unlock(): void {
-    this.locks.push('-mmap');
-  }
-  readonly lock_mm_and_find_vma = port(
-    'lock_mm_and_find_vma',
-    ['mm', 'address', 'regs'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, _mm: mm_struct, _address: bigint): Path<vm_area_struct | null> {
-      const { answers, locks } = here.kernel as FakeKernel;
-      if (answers.vma !== null) locks.push('mmap');
-      return answers.vma;
-    },
-  );
-  readonly handle_mm_fault = port(
-    'handle_mm_fault',
-    ['vma', 'address', 'flags', 'regs'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, _vma: vm_area_struct, address: bigint, flags: number): Path<number> {
-      return (here.kernel as FakeKernel).answers.handleMmFault(address, flags);
-    },
-  );
-  readonly kfence_handle_page_fault = port(
-    'kfence_handle_page_fault',
-    ['addr', 'is_write', 'regs'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, addr: bigint): Path<boolean> {
-      return (here.kernel as FakeKernel).answers.kfence(addr);
-    },
-  );
-  readonly bpf_arena_handle_page_fault = port(
-    'bpf_arena_handle_page_fault',
-    ['addr', 'is_write', 'fault_ip'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, addr: bigint): Path<boolean> {
-      return (here.kernel as FakeKernel).answers.arena(addr);
-    },
-  );
-  readonly bpf_prog_report_arena_violation = port(
-    'bpf_prog_report_arena_violation',
-    ['write', 'addr', 'fault_ip'],
-    // biome-ignore lint/correctness/useYield: a stand-in
-    function* (here: ThisCpu, write: boolean, addr: bigint, ip: bigint): Path<void> {
-      (here.kernel as FakeKernel).reports.push({ write, addr, ip });
-    },
-  );
-}
 
 /** How handling a stop ended: the guest goes on, or the task is dead. */
 export type Ending = Resumption | { readonly how: 'dead'; readonly outcome: TaskDead['outcome'] };
@@ -457,11 +211,14 @@ export class TestMachine {
 
 const LIMITS = { instructions: 10_000, milliseconds: 5000, refaults: 16 };
 
-/** A machine whose CPU has an engine, and runs the code it is given. Its user closes the CPU. */
+/**
+ * A machine whose CPU has an engine, with the MMU that the configuration asks for, and runs the code it is
+ * given. Its user closes the CPU.
+ */
 export class EngineMachine extends TestMachine {
   constructor(engine: Engine, config: Partial<KernelConfig> = {}) {
     const ram = new Ram(RAM_BASE, RAM_SIZE);
-    const mmu = new Arm64Mmu(ram);
+    const mmu = createMmu(ram, { ...DEFAULT_CONFIG, ...config });
     super(config, {
       cpu: engine.createCpu('arm64', ram, { id: 0, filler: mmu, sentinel: SENTINEL }),
       ram,

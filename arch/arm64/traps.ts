@@ -8,17 +8,7 @@
 import { hex16 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
-import {
-  KERN_DEFAULT,
-  KERN_EMERG,
-  KERN_INFO,
-  KERN_WARNING,
-  SI_KERNEL,
-  SIGBUS,
-  SIGKILL,
-  SIGSEGV,
-  TaskDead,
-} from '../kernel.js';
+import { KERN_DEFAULT, KERN_EMERG, KERN_INFO, KERN_WARNING, SIGBUS, SIGKILL, SIGSEGV } from '../kernel.js';
 import { esr_get_class_string } from './class-string.js';
 import { is_ttbr1_addr } from './memory.js';
 import { mmuOf } from './mmu.js';
@@ -87,9 +77,7 @@ export const die = port(
 /** What the log says of a signal that nobody handles, when sysctl debug.exception-trace asks for it. */
 function arm64_show_signal(here: ThisCpu, str: string): void {
   const { kernel, current } = here;
-  // Nobody handles a signal here; one that kills anyway is not worth a line.
-  const unhandled = current.pid === 1 || current.signal_pending !== 'fatal';
-  if (kernel.config.show_unhandled_signals !== true || !unhandled) return;
+  if (kernel.config.show_unhandled_signals !== true || !kernel.unhandled_signal(current)) return;
   if (!kernel.___ratelimit(here, 'arm64_show_signal', 'arm64_show_signal')) return;
   const { fault_code } = mmuOf(here).syndrome;
   const esr = fault_code === 0n ? '' : `${esr_get_class_string(fault_code)}, ESR 0x${hex16(fault_code)}, `;
@@ -104,10 +92,9 @@ export const arm64_force_sig_fault = port(
   ['signo', 'code', 'far', 'str'],
   function* (here: ThisCpu, signo: number, code: number, far: bigint, str: string): Path<never> {
     arm64_show_signal(here, str);
-    // force_sig(SIGKILL) carries neither a code of its own nor an address.
     const kill = yield* here.trace.decide('arm64_force_sig_fault', 'signo == SIGKILL', signo === SIGKILL);
-    if (kill) throw new TaskDead({ kind: 'signal', signo, code: SI_KERNEL, address: 0n });
-    throw new TaskDead({ kind: 'signal', signo, code, address: far });
+    if (kill) return here.kernel.force_sig(here, SIGKILL);
+    return here.kernel.force_sig_fault(here, signo, code, far);
   },
 );
 
@@ -118,7 +105,7 @@ export const arm64_force_sig_mceerr = port(
   // biome-ignore lint/correctness/useYield: it only ends
   function* (here: ThisCpu, code: number, far: bigint, _lsb: number, str: string): Path<never> {
     arm64_show_signal(here, str);
-    throw new TaskDead({ kind: 'signal', signo: SIGBUS, code, address: far });
+    return here.kernel.force_sig_fault(here, SIGBUS, code, far);
   },
 );
 

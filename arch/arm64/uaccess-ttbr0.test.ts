@@ -1,23 +1,19 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { ACCESS_READ, ACCESS_WRITE, type AccessCode, type Cpu, type CpuStop } from '../../emu/cpu.js';
-import { drain } from '../../emu/path.js';
+import { ACCESS_READ, ACCESS_WRITE, type AccessCode, type Cpu } from '../../emu/cpu.js';
 import { Ram } from '../../emu/ram.js';
-import { runGuest, type StopResult } from '../../emu/run.js';
 import { NativeEngine } from '../../emu/unicorn/native-engine.js';
-import { TaskDead } from '../kernel.js';
 import { DEFAULT_CONFIG } from '../kernel-config.js';
 import { LDTR_X1_X2, oopsed, PAGE_READONLY_EXEC, unable, vma } from './fake-tasks.js';
 import { arm64 } from './index.js';
 import {
+  EngineMachine,
   K,
   LDR_X0_X1,
   RAM_BASE,
   RAM_SIZE,
-  SENTINEL,
   STACK,
   STR_X0_X1,
   TEXT,
-  TestMachine,
   USER_DATA,
   USER_TEXT,
 } from './testing.js';
@@ -35,45 +31,16 @@ afterEach(() => {
   for (const cpu of opened.splice(0)) cpu.close();
 });
 
-function machine(): TestMachine {
-  const ram = new Ram(RAM_BASE, RAM_SIZE);
-  const mmu = new SwPanMmu(ram);
-  const cpu = engine.createCpu('arm64', ram, { id: 0, filler: mmu, sentinel: SENTINEL });
-  opened.push(cpu);
-  return new TestMachine(CONFIG, { cpu, ram, mmu });
-}
-
-function userMachine(): TestMachine {
-  const made = machine();
-  made.becomeUserTask();
+function machine(): EngineMachine {
+  const made = new EngineMachine(engine, CONFIG);
+  opened.push(made.cpu);
   return made;
 }
 
-function load(made: TestMachine, at: bigint, words: readonly number[]): void {
-  words.forEach((word, i) => {
-    made.code(word, at + BigInt(i * 4));
-  });
-  made.cpu.flushCode();
-}
-
-function run(made: TestMachine, pc: bigint) {
-  const { here, cpu } = made;
-  const guest = {
-    cpu,
-    trace: here.trace,
-    pcRegister: 'pc',
-    now: () => 0,
-    *handleStop(stop: CpuStop) {
-      try {
-        return (yield* arm64.handleStop(here, stop)) as StopResult;
-      } catch (error) {
-        if (error instanceof TaskDead) return { how: 'end', outcome: error.outcome } as StopResult;
-        throw error;
-      }
-    },
-  };
-  made.log.events.length = 0;
-  return drain(runGuest(guest, pc, { instructions: 1000, milliseconds: 5000, refaults: 16 }));
+function userMachine(): EngineMachine {
+  const made = machine();
+  made.becomeUserTask();
+  return made;
 }
 
 describe('software PAN', () => {
@@ -159,11 +126,11 @@ describe('uaccess routines switch TTBR0_EL1', () => {
     const made = userMachine();
     const pa = made.map(USER_DATA, PAGE_SHARED);
     made.ram.writeU64(pa, 0x1234n);
-    load(made, TEXT, [...uaccess(LDTR_X1_X2), LDTR_X1_X2, RET]);
+    made.load(TEXT, [...uaccess(LDTR_X1_X2), LDTR_X1_X2, RET]);
     arm64.prepareCall(made.here, TEXT, STACK + 16384n);
     made.cpu.write('x2', USER_DATA);
     const title = unable('access to user memory outside uaccess routines', USER_DATA);
-    expect(run(made, TEXT)).toEqual({ kind: 'oops', title, signal: 11 });
+    expect(made.run(TEXT)).toEqual({ kind: 'oops', title, signal: 11 });
     expect(made.cpu.read('x1')).toBe(0x1234n);
     expect(made.log.events.filter(({ type }) => type === 'fault')).toMatchObject([
       { pc: TEXT + 32n, address: USER_DATA },
@@ -172,7 +139,7 @@ describe('uaccess routines switch TTBR0_EL1', () => {
 
   test('a page that comes with the first touch: the tables are back when the instruction is tried again', () => {
     const made = userMachine();
-    load(made, TEXT, [...uaccess(LDTR_X1_X2), RET]);
+    made.load(TEXT, [...uaccess(LDTR_X1_X2), RET]);
     arm64.prepareCall(made.here, TEXT, STACK + 16384n);
     made.cpu.write('x2', USER_DATA);
     let during = -1n;
@@ -182,7 +149,7 @@ describe('uaccess routines switch TTBR0_EL1', () => {
       made.map(USER_DATA, PAGE_SHARED);
       return 0;
     };
-    expect(run(made, TEXT)).toEqual({ kind: 'returned' });
+    expect(made.run(TEXT)).toEqual({ kind: 'returned' });
     expect(made.log.events.filter(({ type }) => type === 'fault')).toHaveLength(1);
     // The handler itself runs without.
     expect(during).toBe(BigInt(made.kernel.reserved_pg_dir));
@@ -193,7 +160,7 @@ describe('uaccess routines switch TTBR0_EL1', () => {
     const made = userMachine();
     made.map(USER_TEXT, PAGE_READONLY_EXEC);
     made.map(USER_DATA - 4096n, PAGE_SHARED);
-    load(made, USER_TEXT, [LDR_X0_X1, RET]);
+    made.load(USER_TEXT, [LDR_X0_X1, RET]);
     arm64.prepareUser(made.here, USER_TEXT, USER_DATA);
     made.cpu.write('x1', USER_DATA);
     made.kernel.answers.vma = vma(1);
@@ -201,7 +168,7 @@ describe('uaccess routines switch TTBR0_EL1', () => {
       made.ram.writeU64(made.map(USER_DATA, PAGE_SHARED), 7n);
       return 0;
     };
-    expect(run(made, USER_TEXT)).toEqual({ kind: 'returned' });
+    expect(made.run(USER_TEXT)).toEqual({ kind: 'returned' });
     expect(made.cpu.read('x0')).toBe(7n);
   });
 });

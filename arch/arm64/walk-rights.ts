@@ -4,26 +4,18 @@
  * Arm ARM (DDI 0487), D8.4 "Memory access control"; pseudocode AArch64.S1DirectBasePermissions. Left out:
  * permission indirection and overlays.
  */
-import {
-  ACCESS_FETCH,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  type AccessCode,
-  PERM_EXEC,
-  PERM_READ,
-  PERM_WRITE,
-} from '../../emu/cpu.js';
+import { ACCESS_FETCH, type AccessCode, PERM_EXEC, PERM_READ, PERM_WRITE } from '../../emu/cpu.js';
 
 /** Leaf attributes and hierarchical bits of a walk, packed into one small number. */
 export const ATTR_EL0 = 1 << 0; // AP[1]
 export const ATTR_RDONLY = 1 << 1; // AP[2]
 export const ATTR_AF = 1 << 2;
 export const ATTR_DBM = 1 << 3;
-export const ATTR_PXN = 1 << 4;
+const ATTR_PXN = 1 << 4;
 export const ATTR_UXN = 1 << 5;
-export const ATTR_TABLE_NO_EL0 = 1 << 6; // APTable[0]
-export const ATTR_TABLE_NO_WRITE = 1 << 7; // APTable[1]
-export const ATTR_TABLE_PXN = 1 << 8;
+const ATTR_TABLE_NO_EL0 = 1 << 6; // APTable[0]
+const ATTR_TABLE_NO_WRITE = 1 << 7; // APTable[1]
+const ATTR_TABLE_PXN = 1 << 8;
 export const ATTR_TABLE_UXN = 1 << 9;
 
 /** The bits of SCTLR_EL1 and PSTATE that a permission check looks at. */
@@ -106,15 +98,4 @@ export function objection(
     return 'PSTATE.PAN=1 with EPAN=1, and EL0 may execute the page';
   }
   return has(ATTR_RDONLY) ? 'AP[2]=1: read-only' : 'APTable[1]=1 above: read-only';
-}
-
-export function permFor(access: AccessCode): number {
-  switch (access) {
-    case ACCESS_READ:
-      return PERM_READ;
-    case ACCESS_WRITE:
-      return PERM_WRITE;
-    case ACCESS_FETCH:
-      return PERM_EXEC;
-  }
 }

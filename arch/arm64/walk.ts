@@ -12,7 +12,7 @@
  * Everything here is numbers and 32-bit halves: the TLB fill callback runs it. A walk leaves its result in
  * the walker's fields, so that nothing is allocated; the next walk overwrites them.
  */
-import type { AccessCode } from '../../emu/cpu.js';
+import { type AccessCode, permFor } from '../../emu/cpu.js';
 import type { LevelName, WalkLevel } from '../../emu/events.js';
 import type { Ram } from '../../emu/ram.js';
 import {
@@ -24,16 +24,7 @@ import {
   ESR_ELx_FSC_SEA_TTW,
 } from './esr.js';
 import { firstLevel, type WalkControl } from './walk-control.js';
-import {
-  ATTR_AF,
-  ATTR_DBM,
-  ATTR_RDONLY,
-  leafAttr,
-  objection,
-  permFor,
-  rights,
-  tableAttr,
-} from './walk-rights.js';
+import { ATTR_AF, ATTR_DBM, ATTR_RDONLY, leafAttr, objection, rights, tableAttr } from './walk-rights.js';
 
 /** Result of a walk or a check that found nothing wrong. */
 export const NO_FAULT = -1;

@@ -79,9 +79,9 @@ describe('real instructions fault and mark as kvm-unit-tests expects', () => {
   ];
   test.each(cpus)('every flag and every pair of flags on %j', (options, cpu) => {
     const machine = machineWith(options);
-    for (const base of Object.values(BASES)) {
-      if (isLegal(base, cpu)) expect(wrong(machine, pairwise(base, cpu))).toEqual([]);
-    }
+    const bases = Object.values(BASES).filter((base) => isLegal(base, cpu));
+    expect(bases).not.toEqual([]);
+    for (const base of bases) expect(wrong(machine, pairwise(base, cpu))).toEqual([]);
   });
 
   test('flags that go together are all there', () => {

@@ -22,7 +22,7 @@ export interface Filter {
   readonly clear: number;
 }
 
-export const EVERY: Filter = { set: 0, clear: 0 };
+const EVERY: Filter = { set: 0, clear: 0 };
 
 /** Combinations that have all but the entry bits in common. */
 export interface Block {

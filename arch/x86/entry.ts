@@ -18,15 +18,13 @@ import {
   EXCEPTION_SYSENTER,
 } from '../../emu/cpu.js';
 import type { AccessType } from '../../emu/events.js';
-import { type Delegate, type Path, port } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import type { Resumption, ThisCpu, Translation } from '../arch.js';
-import { TaskDead } from '../kernel.js';
 import { exc_page_fault } from './fault.js';
 import { registersOf } from './instruction-at.js';
 import { mmuOf, type X86Mmu } from './mmu.js';
 import { X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_PF, X86_TRAP_SS } from './processor.js';
 import { PT_REGS_SIZE, X86_EFLAGS_AC, type X86PtRegs } from './regs.js';
-import { killed } from './signal.js';
 import { exc_double_fault, exc_general_protection, exc_stack_segment } from './traps.js';
 import { X86_PF_INSTR, X86_PF_PROT, X86_PF_USER, X86_PF_WRITE } from './walk.js';
 
@@ -117,7 +115,7 @@ function* takeMiss(here: ThisCpu, va: bigint, asked: AccessCode): Path<Resumptio
     const pushed = pushFrame(here, mmu, regs);
     if (pushed !== null) return yield* takeDoubleFault(here, mmu, regs, pushed);
     yield* exc_page_fault(here, regs, walk.code);
-    if (regs.user_mode) yield* exit_to_user_mode_loop(here, regs);
+    if (regs.user_mode) yield* here.kernel.exit_to_user_mode_loop(here, regs);
     return resume(here, regs, va, walk.levels[walk.levels.length - 1]?.entry ?? 0n);
   } finally {
     here.regs = outer;
@@ -182,7 +180,7 @@ function* raise(
   if (vector === X86_TRAP_PF) yield* exc_page_fault(here, regs, error_code);
   else if (vector === X86_TRAP_SS) yield* exc_stack_segment(here, regs, error_code);
   else yield* exc_general_protection(here, regs, error_code);
-  if (regs.user_mode) yield* exit_to_user_mode_loop(here, regs);
+  if (regs.user_mode) yield* here.kernel.exit_to_user_mode_loop(here, regs);
   return resume(here, regs, address, entry);
 }
 
@@ -341,19 +339,3 @@ function resume(here: ThisCpu, regs: X86PtRegs, address: bigint, entry: bigint):
   if (regs.dirty !== 0) regs.writeBack(here.cpu);
   return { how, pc: regs.ip, address, entry };
 }
-
-/** kernel/entry/common.c: a signal that waits is delivered on the way back to user mode. */
-const exit_to_user_mode_loop = port(
-  'exit_to_user_mode_loop',
-  ['regs'],
-  function* (here: ThisCpu, regs: X86PtRegs): Path<void> {
-    const { signal_pending } = here.current;
-    const pending = signal_pending !== 'none';
-    if (!(yield* here.trace.decide('exit_to_user_mode_loop', 'ti_work & _TIF_SIGPENDING', pending))) return;
-    // A fatal signal is SIGKILL once it is pending; of what another one would do, nothing is known.
-    if (signal_pending === 'fatal') {
-      throw killed();
-    }
-    throw new TaskDead({ kind: 'stopped', why: 'a signal is delivered', pc: regs.ip });
-  },
-);

@@ -77,7 +77,7 @@ const TYPE_NAMES = new Map<string, TypeName>([
 ]);
 
 /** Names that `ExtableSpec.type` may have. */
-export const EXTABLE_TYPES: readonly string[] = [...TYPE_NAMES.keys()];
+const EXTABLE_TYPES: readonly string[] = [...TYPE_NAMES.keys()];
 
 const DATA_KEYS = ['reg', 'imm', 'clear_ax', 'clear_dx'];
 

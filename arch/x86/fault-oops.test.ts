@@ -1,20 +1,14 @@
 import { describe, expect, test } from '@jest/globals';
-import { SIGSEGV, TaskDead, VM_READ } from '../kernel.js';
+import { SIGSEGV, VM_READ } from '../kernel.js';
+import { CODE, outcome, USER } from './fake-faults.js';
 import { X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_PF, X86_TRAP_SS } from './processor.js';
 import { HOLE, STACK, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
-
-const CODE = TEXT + 0x100n;
-const USER = 0x7f0000001000n;
 
 function inKernel(config: Parameters<typeof testMachine>[0] = {}): TestMachine {
   const machine = testMachine(config);
   machine.text('leaf', 0x100, [0x48, 0x89, 0x07, 0xc3], 0x10);
   machine.set({ rip: CODE, rdi: HOLE });
   return machine;
-}
-
-function outcome(result: ReturnType<TestMachine['miss']>): unknown {
-  return result instanceof TaskDead ? result.outcome : result;
 }
 
 function lines(machine: TestMachine, start: RegExp): string[] {

@@ -35,7 +35,6 @@ import { arch_vma_access_permitted, cpu_has_ospke } from './pkeys.js';
 import { TASK_SIZE_MAX, X86_TRAP_PF } from './processor.js';
 import type { X86PtRegs } from './regs.js';
 import { show_fault_oops, show_signal_msg, show_unhandled_signals } from './show-fault.js';
-import { force_sig_fault } from './signal.js';
 import { get_stack_guard_info, is_vmalloc_addr, task_stack_end_corrupted } from './stack-guard.js';
 import { handle_stack_overflow } from './traps.js';
 import { X86_PF_INSTR, X86_PF_PK, X86_PF_PROT, X86_PF_USER, X86_PF_WRITE } from './walk.js';
@@ -102,9 +101,9 @@ export const __bad_area_nosemaphore = port(
     }
     set_signal_archinfo(here, address, error_code);
     if (yield* trace.decide(fn, 'si_code == SEGV_PKUERR', si_code === SEGV_PKUERR)) {
-      force_sig_fault(here, SIGSEGV, SEGV_PKUERR, address, pkey);
+      here.kernel.force_sig_fault(here, SIGSEGV, SEGV_PKUERR, address, pkey);
     }
-    force_sig_fault(here, SIGSEGV, si_code, address);
+    here.kernel.force_sig_fault(here, SIGSEGV, si_code, address);
   },
 );
 
@@ -209,7 +208,7 @@ export const bad_area_access_error = port(
   },
 );
 
-export const __bad_area = port(
+const __bad_area = port(
   '__bad_area',
   ['regs', 'error_code', 'address', 'mm', 'vma', 'pkey', 'si_code'],
   function* (
@@ -248,8 +247,8 @@ export const do_sigbus = port(
       const who = `${current.comm}:${current.pid}`;
       const text = `MCE: Killing ${who} due to hardware memory corruption fault at ${address.toString(16)}`;
       kernel.printk(here, KERN_ERR, text);
-      force_sig_fault(here, SIGBUS, BUS_MCEERR_AR, address);
+      kernel.force_sig_fault(here, SIGBUS, BUS_MCEERR_AR, address);
     }
-    force_sig_fault(here, SIGBUS, BUS_ADRERR, address);
+    kernel.force_sig_fault(here, SIGBUS, BUS_ADRERR, address);
   },
 );

@@ -13,7 +13,6 @@ import {
   SIGBUS,
   SIGKILL,
   SIGSEGV,
-  TaskDead,
   type task_struct,
   VM_EXEC,
   VM_FAULT_COMPLETED,
@@ -26,26 +25,16 @@ import {
   VM_FAULT_SIGSEGV,
   VM_READ,
   VM_WRITE,
-  type vm_area_struct,
 } from '../kernel.js';
+import { CODE, outcome, USER, vma } from './fake-faults.js';
 import { machineOf } from './machine.js';
 import { X86_TRAP_PF } from './processor.js';
-import { TEXT, type TestMachine, testMachine } from './testing.js';
+import { type TestMachine, testMachine } from './testing.js';
 
-const USER = 0x7f0000001000n;
-const CODE = TEXT + 0x100n;
 const FIXUP = CODE + 0x80n;
 /** IF and AC: between stac and clac. */
 const OPEN = 0x40202n;
 const RW = VM_READ | VM_WRITE;
-
-function vma(vm_flags: number, pkey = 0): vm_area_struct {
-  return { vm_start: USER & ~0xfffn, vm_end: USER + 0x1000n, vm_flags, pkey };
-}
-
-function outcome(result: ReturnType<TestMachine['miss']>): unknown {
-  return result instanceof TaskDead ? result.outcome : result;
-}
 
 /** User code that is about to touch memory. */
 function inUser(config: Parameters<typeof testMachine>[0] = {}): TestMachine {

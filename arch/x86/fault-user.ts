@@ -14,7 +14,8 @@ import {
   FAULT_FLAG_USER,
   FAULT_FLAG_VMA_LOCK,
   FAULT_FLAG_WRITE,
-  KERN_WARNING,
+  fault_signal_pending,
+  faulthandler_disabled,
   type mm_struct,
   SEGV_MAPERR,
   SIGBUS,
@@ -46,7 +47,6 @@ import {
 import { mmuOf } from './mmu.js';
 import { never } from './never.js';
 import { arch_vma_access_permitted } from './pkeys.js';
-import { __ratelimit } from './ratelimit.js';
 import { X86_EFLAGS_AC, X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
 import { pgtable_bad } from './show-fault.js';
 import { emulate_vsyscall_pf, is_vsyscall_vaddr } from './vsyscall.js';
@@ -201,12 +201,6 @@ function* signalFirst(
   return true;
 }
 
-/** Kernel code answers only signals that kill. */
-function fault_signal_pending({ current }: ThisCpu, fault: number, regs: X86PtRegs): boolean {
-  if ((fault & VM_FAULT_RETRY) === 0) return false;
-  return current.signal_pending === 'fatal' || (regs.user_mode && current.signal_pending === 'signal');
-}
-
 /** From the label `done` on. */
 function* conclude(
   here: ThisCpu,
@@ -215,7 +209,7 @@ function* conclude(
   address: bigint,
   fault: number,
 ): Path<void> {
-  const { trace, current } = here;
+  const { trace, kernel, current } = here;
   const noError = (fault & VM_FAULT_ERROR) === 0;
   if (yield* trace.decide(fn, '!(fault & VM_FAULT_ERROR)', noError)) return;
   const dying = current.signal_pending === 'fatal' && !regs.user_mode;
@@ -234,7 +228,7 @@ function* conclude(
         SEGV_MAPERR,
         ARCH_DEFAULT_PKEY,
       );
-    } else pagefault_out_of_memory(here);
+    } else kernel.pagefault_out_of_memory(here);
     return;
   }
   const sigbus = (fault & (VM_FAULT_SIGBUS | VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE)) !== 0;
@@ -246,18 +240,6 @@ function* conclude(
   } else {
     BUG(here, 'arch/x86/mm/fault.c:1433', BUG_AT);
   }
-}
-
-/** mm/oom_kill.c: nobody is killed here, the instruction is tried again. */
-function pagefault_out_of_memory(here: ThisCpu): void {
-  if (here.current.signal_pending === 'fatal') return;
-  const text = 'Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF';
-  if (__ratelimit(here, 'pfoom_rs', 'pagefault_out_of_memory')) here.kernel.printk(here, KERN_WARNING, text);
-}
-
-function faulthandler_disabled({ current }: ThisCpu): boolean {
-  const { pagefault_disabled, preempt_count, in_interrupt } = current;
-  return pagefault_disabled > 0 || preempt_count !== 0 || in_interrupt > 0;
 }
 
 /** Does the VMA forbid the access? */

@@ -6,7 +6,6 @@ import {
   SIGBUS,
   SIGKILL,
   SIGSEGV,
-  TaskDead,
   VM_FAULT_COMPLETED,
   VM_FAULT_HWPOISON,
   VM_FAULT_OOM,
@@ -14,30 +13,12 @@ import {
   VM_FAULT_SIGBUS,
   VM_READ,
   VM_WRITE,
-  type vm_area_struct,
 } from '../kernel.js';
+import { aboutToStore, CODE, outcome, USER, vma } from './fake-faults.js';
 import { spurious_kernel_fault } from './fault.js';
-import { HOLE, STACK, STACK_TOP, TEXT, type TestMachine, testMachine } from './testing.js';
+import { HOLE, type TestMachine, testMachine } from './testing.js';
 
-const USER = 0x7f0000001000n;
-/** Far enough into the text page for the Code line to be read without a fault. */
-const CODE = TEXT + 0x100n;
 const AC = 0x40202n;
-
-/** mov [rdi], rax */
-function aboutToStore(machine: TestMachine): void {
-  machine.text('leaf', 0x100, [0x48, 0x89, 0x07, 0xc3], 0x10);
-  machine.set({ rip: CODE, rdi: HOLE, rax: 0x4141n });
-}
-
-function vma(vm_flags: number): vm_area_struct {
-  return { vm_start: USER & ~0xfffn, vm_end: USER + 0x1000n, vm_flags, pkey: 0 };
-}
-
-/** What ended the task. */
-function death(result: ReturnType<TestMachine['miss']>): unknown {
-  return result instanceof TaskDead ? result.outcome : result;
-}
 
 function codes(machine: TestMachine): bigint[] {
   return machine.events('fault').map(({ code }) => code);
@@ -110,58 +91,10 @@ describe('a kernel access to an empty vmalloc page', () => {
     aboutToStore(machine);
     machine.map(HOLE, 0x8000000000201121n);
     machine.kernel.answers.arena = true;
-    expect(death(machine.miss(HOLE, 'write'))).toEqual({ kind: 'oops', title: '', signal: SIGKILL });
+    expect(outcome(machine.miss(HOLE, 'write'))).toEqual({ kind: 'oops', title: '', signal: SIGKILL });
     expect(codes(machine)).toEqual([3n]);
     expect(machine.entered()).not.toContain('bpf_arena_handle_page_fault');
     expect(machine.console()[2]).toBe('#PF: error_code(0x0003) - permissions violation');
-  });
-});
-
-describe('the frame of the exception', () => {
-  test('lies on the stack in use, aligned, with RF set and orig_ax -1', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    machine.kernel.answers.arena = true;
-    machine.set({ rsp: STACK_TOP - 0x207n, r15: 0x1515n, rflags: 0x246n });
-    machine.miss(HOLE, 'write');
-    // (rsp & ~15) - 168, across the boundary of two pages or not.
-    const frame = machine.mmu.peek(STACK_TOP - 0x210n - 168n);
-    const word = (offset: number): bigint => machine.ram.readU64(frame + offset);
-    expect([0, 80, 112, 120, 128, 136, 144, 152, 160].map(word)).toEqual([
-      0x1515n,
-      0x4141n,
-      HOLE,
-      0xffffffffffffffffn,
-      CODE,
-      0x10n,
-      0x10246n,
-      STACK_TOP - 0x207n,
-      0x18n,
-    ]);
-    expect(machine.cpu.read('rflags')).toBe(0x246n);
-  });
-
-  test('may cross a page whose neighbour is somewhere else', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    machine.map(STACK + 0x1000n, 0x8000000000210163n);
-    machine.kernel.answers.arena = true;
-    machine.set({ rsp: STACK + 0x2040n, r15: 0x1515n });
-    machine.miss(HOLE, 'write');
-    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x2040n - 168n))).toBe(0x1515n);
-    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x2040n - 8n))).toBe(0x18n);
-  });
-
-  test('goes to the top of the task stack from user mode', () => {
-    const machine = testMachine();
-    machine.cpu.setPrivilege('user');
-    machine.kernel.answers.vma = vma(VM_READ);
-    machine.set({ rip: USER, rsp: 0x7fff0000n });
-    machine.miss(USER, 'fetch');
-    const pa = machine.mmu.peek(STACK_TOP - 168n);
-    expect(machine.ram.readU64(pa + 136)).toBe(0x33n);
-    expect(machine.ram.readU64(pa + 152)).toBe(0x7fff0000n);
-    expect(machine.ram.readU64(pa + 160)).toBe(0x2bn);
   });
 });
 
@@ -186,7 +119,7 @@ describe('spurious kernel faults', () => {
     machine.map(HOLE, PTE_RW);
     const pmd = machine.mmu.explain(HOLE, 'read', false, false).levels[2]?.entryPa ?? 0;
     machine.ram.writeU64(pmd, machine.ram.readU64(pmd) & ~2n);
-    expect(death(machine.miss(HOLE, 'write'))).toMatchObject({ kind: 'oops' });
+    expect(outcome(machine.miss(HOLE, 'write'))).toMatchObject({ kind: 'oops' });
     expect(machine.console().slice(0, 3)).toEqual([
       '------------[ cut here ]------------',
       'PMD has incorrect permission bits',
@@ -239,7 +172,7 @@ describe('spurious kernel faults', () => {
     const machine = testMachine();
     machine.map(HOLE, PTE_RW);
     machine.set({ rip: HOLE });
-    expect(death(machine.miss(HOLE, 'fetch'))).toMatchObject({ kind: 'oops' });
+    expect(outcome(machine.miss(HOLE, 'fetch'))).toMatchObject({ kind: 'oops' });
     expect(codes(machine)).toEqual([0x11n]);
     expect(machine.console()[0]).toBe(
       'kernel tried to execute NX-protected page - exploit attempt? (uid: 0)',
@@ -261,7 +194,7 @@ describe('kernel accesses to user addresses', () => {
     const machine = testMachine();
     aboutToStore(machine);
     machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
-    expect(death(machine.miss(0x10n, 'write'))).toMatchObject({ kind: 'oops', signal: SIGKILL });
+    expect(outcome(machine.miss(0x10n, 'write'))).toMatchObject({ kind: 'oops', signal: SIGKILL });
     expect(machine.entered()).not.toContain('fixup_exception');
     expect(machine.console()[0]).toBe('BUG: kernel NULL pointer dereference, address: 0000000000000010');
     expect(machine.console().at(-1)).toBe('note: t[100] exited with irqs disabled');
@@ -286,7 +219,7 @@ describe('kernel accesses to user addresses', () => {
     machine.kernel.answers.handle_mm_fault = [VM_FAULT_RETRY, VM_FAULT_COMPLETED];
     expect(machine.miss(USER, 'write')).toMatchObject({ how: 'retry' });
     machine.kernel.answers.handle_mm_fault = [VM_FAULT_SIGBUS];
-    expect(death(machine.miss(USER, 'write'))).toMatchObject({ kind: 'oops' });
+    expect(outcome(machine.miss(USER, 'write'))).toMatchObject({ kind: 'oops' });
   });
 
   test('with page faults disabled, or IRQs off, the VMA is not looked at', () => {
@@ -308,7 +241,7 @@ describe('kernel accesses to user addresses', () => {
   test('without SMAP an oops comes with interrupts on, so there is no note', () => {
     const machine = testMachine({ SMAP: false });
     aboutToStore(machine);
-    expect(death(machine.miss(0x10n, 'read'))).toMatchObject({ kind: 'oops' });
+    expect(outcome(machine.miss(0x10n, 'read'))).toMatchObject({ kind: 'oops' });
     expect(machine.entered()).toContain('fixup_exception');
     expect(machine.console().at(-1)).not.toContain('note:');
   });
@@ -343,21 +276,14 @@ describe('kernel accesses to user addresses', () => {
 });
 
 describe('user accesses', () => {
-  function user(
-    va: bigint,
-    access: 'read' | 'write' | 'fetch',
-    pte: bigint,
-    flags: number | null,
-  ): TestMachine {
+  function user(va: bigint, access: 'read' | 'write' | 'fetch', pte: bigint, flags: number | null) {
     const machine = testMachine();
     machine.cpu.setPrivilege('user');
     machine.set({ rip: 0x400000n, rsp: 0x7ffe0000n });
     machine.kernel.answers.vma = flags === null ? null : vma(flags);
     if (pte !== 0n) machine.map(va, pte);
-    results.set(machine, death(machine.miss(va, access)));
-    return machine;
+    return { machine, end: outcome(machine.miss(va, access)) };
   }
-  const results = new WeakMap<TestMachine, unknown>();
 
   test.each([
     ['a kernel page', 0xffff888000400000n, 'read', 0x8000000000201163n, null, 5n, 'error 5', SEGV_MAPERR],
@@ -368,8 +294,8 @@ describe('user accesses', () => {
     ['a VMA without any right', USER, 'read', 0x201120n, 0, 4n, 'error 4', SEGV_ACCERR],
     ['the end of user space', 0x7ffffffff000n, 'read', 0n, null, 4n, 'error 5', SEGV_MAPERR],
   ] as const)('to %s get SIGSEGV', (_what, va, access, pte, flags, code, error, si_code) => {
-    const machine = user(va, access, pte, flags);
-    expect(results.get(machine)).toEqual({ kind: 'signal', signo: SIGSEGV, code: si_code, address: va });
+    const { machine, end } = user(va, access, pte, flags);
+    expect(end).toEqual({ kind: 'signal', signo: SIGSEGV, code: si_code, address: va });
     expect(codes(machine)).toEqual([code]);
     const hex = va.toString(16);
     expect(machine.console()[0]).toBe(
@@ -378,16 +304,16 @@ describe('user accesses', () => {
   });
 
   test('copy on write goes to handle_mm_fault(), and out of memory tries again', () => {
-    const cow = user(USER, 'write', 0x201025n, VM_READ | VM_WRITE);
-    expect(results.get(cow)).toMatchObject({ how: 'retry', pc: 0x400000n });
+    const { machine: cow, end } = user(USER, 'write', 0x201025n, VM_READ | VM_WRITE);
+    expect(end).toMatchObject({ how: 'retry', pc: 0x400000n });
     cow.kernel.answers.handle_mm_fault = [VM_FAULT_OOM];
     expect(cow.miss(USER, 'write')).toMatchObject({ how: 'retry' });
   });
 
   test('memory that hardware lost is told, and gets SIGBUS', () => {
-    const machine = user(USER, 'write', 0n, VM_READ | VM_WRITE);
+    const { machine } = user(USER, 'write', 0n, VM_READ | VM_WRITE);
     machine.kernel.answers.handle_mm_fault = [VM_FAULT_HWPOISON];
-    expect(death(machine.miss(USER, 'write'))).toEqual({
+    expect(outcome(machine.miss(USER, 'write'))).toEqual({
       kind: 'signal',
       signo: SIGBUS,
       code: 4,
@@ -399,7 +325,7 @@ describe('user accesses', () => {
   });
 
   test('reserved bits are a corrupted page table', () => {
-    const machine = user(USER, 'read', (1n << 51n) | 0x201025n, VM_READ);
+    const { machine } = user(USER, 'read', (1n << 51n) | 0x201025n, VM_READ);
     expect(codes(machine)).toEqual([0xdn]);
     const lines = machine.console();
     expect(lines[0]).toBe('t: Corrupted page table at address 7f0000001000');
@@ -408,95 +334,5 @@ describe('user accesses', () => {
     expect(lines.some((line) => line.startsWith('CR2:') && !line.includes('CR3'))).toBe(false);
     expect(lines).not.toContain('Call Trace:');
     expect(lines.at(-1)).toBe('note: t[100] exited with irqs disabled');
-  });
-});
-
-describe('the own stack', () => {
-  test('a write to its guard page is told as such', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    expect(death(machine.miss(STACK - 8n, 'write'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
-    expect(machine.console().slice(0, 2)).toEqual([
-      'BUG: TASK stack guard page was hit at ffffc900001ffff8 (stack is ffffc90000200000..ffffc90000204000)',
-      'Oops: stack guard page: 0000 [#1] SMP NOPTI',
-    ]);
-    expect(machine.entered()).not.toContain('kfence_handle_page_fault');
-  });
-
-  test('a stack pointer in the guard page cannot take the frame: double fault', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    machine.set({ rsp: STACK - 0x20n });
-    expect(death(machine.miss(STACK - 0x28n, 'write'))).toMatchObject({ kind: 'panic' });
-    expect(machine.events('fault').map(({ exception }) => exception)).toEqual(['#PF', '#DF']);
-    expect(machine.console()[0]).toContain('BUG: TASK stack guard page was hit at ffffc900001fffd8 ');
-    expect(machine.console().at(-1)).toBe('Kernel panic - not syncing: Fatal exception in interrupt');
-  });
-
-  test('a frame that would cross into the guard page writes nothing', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    machine.set({ rsp: STACK + 0x40n });
-    machine.miss(HOLE, 'write');
-    expect(machine.ram.readU64(machine.mmu.peek(STACK + 0x38n))).toBe(0n);
-    expect(machine.cpu.read('cr2')).toBe(STACK - 8n);
-  });
-});
-
-describe('non-canonical addresses', () => {
-  const BAD = 0x800000000000n;
-
-  test('raise #GP, or #SS through the stack segment, and leave CR2 alone', () => {
-    const machine = testMachine();
-    // mov rax, [rdi]; mov rax, [rbp]
-    machine.text('leaf', 0x100, [0x48, 0x8b, 0x07, 0x48, 0x8b, 0x45, 0x00], 0x10);
-    machine.set({ rip: CODE, rdi: BAD, cr2: 0x1234n });
-    machine.mmu.refresh();
-    expect(death(machine.miss(BAD, 'read'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
-    machine.set({ rip: CODE + 3n, rbp: BAD });
-    expect(death(machine.miss(BAD, 'read'))).toMatchObject({ kind: 'oops', signal: SIGSEGV });
-    expect(machine.events('fault').map(({ exception, code }) => [exception, code])).toEqual([
-      ['#GP', 0n],
-      ['#SS', 0n],
-    ]);
-    expect(machine.cpu.read('cr2')).toBe(0x1234n);
-    const oopses = machine.console().filter((line) => line.startsWith('Oops: '));
-    expect(oopses).toEqual([
-      'Oops: general protection fault, probably for non-canonical address 0x800000000000: 0000 [#1] SMP NOPTI',
-      'Oops: stack segment: 0000 [#2] SMP NOPTI',
-    ]);
-    expect(machine.console().join('\n')).not.toContain('irqs disabled');
-  });
-
-  test('take the fixup, which does not warn', () => {
-    const machine = testMachine();
-    aboutToStore(machine);
-    machine.fixup({ insn: CODE, type: 'UACCESS', fixup: CODE + 0x80n });
-    expect(machine.miss(BAD, 'write')).toMatchObject({ how: 'fixup', pc: CODE + 0x80n });
-    expect(machine.console()).toEqual([]);
-  });
-
-  test('as stack pointer are a double fault', () => {
-    const machine = testMachine();
-    // push rax
-    machine.text('leaf', 0x100, [0x50], 0x10);
-    machine.set({ rip: CODE, rsp: BAD + 0x100n });
-    expect(death(machine.miss(BAD + 0xf8n, 'write'))).toMatchObject({ kind: 'panic' });
-    expect(machine.console().slice(0, 2)).toEqual([
-      'traps: PANIC: double fault, error_code: 0x0',
-      'Oops: double fault: 0000 [#1] SMP NOPTI',
-    ]);
-  });
-});
-
-describe('stops that are no exception of the laboratory', () => {
-  test('end the run and say what it was', () => {
-    const { here } = testMachine();
-    const end = (stop: Parameters<typeof here.arch.handleStop>[1]): unknown =>
-      here.arch.handleStop(here, stop)[Symbol.iterator]().next().value;
-    expect(end({ kind: 'halt' })).toMatchObject({ how: 'end', outcome: { kind: 'stopped', pc: TEXT } });
-    expect(end({ kind: 'exception', number: 0 })).toMatchObject({
-      outcome: { why: 'exception 0 (#DE divide error) is not modelled' },
-    });
   });
 });

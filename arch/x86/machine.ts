@@ -1,6 +1,6 @@
 /** What this architecture keeps for a whole machine, beside the CPUs. */
 import type { ThisCpu } from '../arch.js';
-import type { Kernel, task_struct } from '../kernel.js';
+import type { task_struct } from '../kernel.js';
 import { OrcTables } from './orc.js';
 import { X86PtRegs } from './regs.js';
 import { Unwinder } from './unwind_orc.js';
@@ -49,14 +49,10 @@ export class X86Machine {
   }
 }
 
-/** Fields that belong to a machine's kernel, kept beside it: its declaration is the same on all architectures. */
-const machines = new WeakMap<Kernel, X86Machine>();
-
-export function machineOf(here: ThisCpu): X86Machine {
-  let machine = machines.get(here.kernel);
-  if (machine === undefined) {
-    machine = new X86Machine();
-    machines.set(here.kernel, machine);
-  }
+/** What this architecture keeps for the machine of a CPU; made when it is first asked for. */
+export function machineOf({ kernel }: ThisCpu): X86Machine {
+  if (kernel.machine instanceof X86Machine) return kernel.machine;
+  const machine = new X86Machine();
+  kernel.machine = machine;
   return machine;
 }

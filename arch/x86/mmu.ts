@@ -65,6 +65,13 @@ export interface MmuFeatures {
   readonly gbpages?: boolean;
 }
 
+/** A stack of a CPU beside its tasks': its `enum stack_type`, and where it is (`end` is exclusive), as signed numbers. */
+export interface DeclaredStack {
+  readonly type: number;
+  readonly begin: number;
+  readonly end: number;
+}
+
 export class X86Mmu implements Mmu {
   pa = 0;
   user = false;
@@ -74,6 +81,8 @@ export class X86Mmu implements Mmu {
   irqsDisabled = false;
   /** Exceptions being handled on this CPU, one inside the other. */
   nesting = 0;
+  /** Stacks beside those of tasks, as far as somebody declared them (unwind-stacks.ts). */
+  stacks: readonly DeclaredStack[] = [];
 
   #faulting: FaultingInstructions | null = null;
   readonly #ram: Ram;

@@ -32,8 +32,8 @@ export type IcedModule = typeof import('iced-x86');
 
 /** Registers by their number in instruction encodings: CFI_AX … CFI_R15. */
 const CFI_DX = 2;
-export const CFI_SP = 4;
-export const CFI_BP = 5;
+const CFI_SP = 4;
+const CFI_BP = 5;
 const CFI_DI = 7;
 const CFI_R10 = 10;
 const CFI_R13 = 13;

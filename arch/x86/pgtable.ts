@@ -49,7 +49,7 @@ import {
 } from './pgtable-types.js';
 
 /** pgtable-invert.h: does the entry hold its frame number inverted (L1TF)? */
-export function __pte_needs_invert(v: bigint): boolean {
+function __pte_needs_invert(v: bigint): boolean {
   return v !== 0n && (v & _PAGE_PRESENT) === 0n;
 }
 export function protnone_mask(v: bigint): bigint {

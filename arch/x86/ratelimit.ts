@@ -3,7 +3,7 @@ import type { ThisCpu } from '../arch.js';
 
 /** __ratelimit(): may a message be printed? `state` names the ratelimit_state, `func` is who asks. */
 export function __ratelimit(here: ThisCpu, state: string, func: string): boolean {
-  return here.kernel.___ratelimit?.(here, state, func) ?? true;
+  return here.kernel.___ratelimit(here, state, func);
 }
 
 /** printk_ratelimit(), whose state all its callers share. `func` is the caller. */

@@ -8,7 +8,7 @@ import type { Cpu } from '../../emu/cpu.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_ALERT, KERN_CRIT, KERN_EMERG, KERN_INFO, SIGKILL } from '../kernel.js';
-import { __die, oops_begin, oops_end, show_opcodes } from './dumpstack.js';
+import { __die, oops_begin, oops_end } from './dumpstack.js';
 import { lookup_address_in_pgd } from './lookup-address.js';
 import { copy_from_kernel_nofault } from './maccess.js';
 import { never } from './never.js';
@@ -27,7 +27,7 @@ import { _PAGE_USER } from './pgtable-types.js';
 import { X86_CR4_SMEP } from './processor.js';
 import { printk_ratelimit } from './ratelimit.js';
 import type { X86PtRegs } from './regs.js';
-import { unhandled_signal } from './signal.js';
+import { show_opcodes } from './show-regs.js';
 import {
   X86_PF_INSTR,
   X86_PF_PK,
@@ -44,7 +44,7 @@ function read_cr3_pa(cpu: Cpu): number {
 }
 
 /** `PGD … P4D … PUD … PMD … PTE …` of the tables in CR3; `BAD` on a line of its own for an unreadable table. */
-export function dump_pagetable(here: ThisCpu, address: bigint): void {
+function dump_pagetable(here: ThisCpu, address: bigint): void {
   for (const line of pagetableLines(here, address)) here.kernel.printk(here, KERN_INFO, line);
 }
 
@@ -184,7 +184,7 @@ export function show_unhandled_signals(here: ThisCpu): boolean {
 
 /** The line about a user task that gets SIGSEGV, and its Code line. */
 export function show_signal_msg(here: ThisCpu, regs: X86PtRegs, error_code: number, address: bigint): void {
-  if (!unhandled_signal(here.current) || !printk_ratelimit(here, 'show_signal_msg')) return;
+  if (!here.kernel.unhandled_signal(here.current) || !printk_ratelimit(here, 'show_signal_msg')) return;
   const { comm, pid } = here.current;
   const level = pid > 1 ? KERN_INFO : KERN_EMERG;
   const cpu = here.cpu.id;

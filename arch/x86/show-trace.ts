@@ -1,13 +1,13 @@
 /**
- * The Call Trace: show_trace_log_lvl() of arch/x86/kernel/dumpstack.c with show_regs_if_on_stack() and
- * show_iret_regs(), and show_stack(), bpf-next merge 8496d9020ff3. The rest of that file is in dumpstack.ts.
+ * The Call Trace: show_trace_log_lvl() of arch/x86/kernel/dumpstack.c with show_regs_if_on_stack(), and
+ * show_stack(), bpf-next merge 8496d9020ff3. The rest of that file is in dumpstack.ts and show-regs.ts.
  * Left out: build ids, and of traces of running code the functions between the entry and who asks for it.
  */
-import { hex16, toSigned } from '../../emu/address.js';
+import { toSigned } from '../../emu/address.js';
 import type { ThisCpu } from '../arch.js';
-import { __show_regs, show_opcodes } from './dumpstack.js';
 import { mmuOf } from './mmu.js';
 import { type ExceptionName, PT_REGS_SIZE, X86PtRegs } from './regs.js';
+import { __show_regs, show_iret_regs } from './show-regs.js';
 import type { EntryRegs } from './unwind.js';
 import { unwind_start } from './unwind_start.js';
 import {
@@ -133,16 +133,6 @@ function show_regs_if_on_stack(
     if (regs !== null) show_iret_regs(here, regs, level);
   }
 }
-
-function show_iret_regs(here: ThisCpu, regs: X86PtRegs, level: number): void {
-  const { kernel } = here;
-  kernel.printk(here, level, `RIP: ${hex4(regs.cs)}:${kernel.sprint_symbol(regs.ip)}`);
-  show_opcodes(here, regs, level);
-  const flags = regs.flags.toString(16).padStart(8, '0');
-  kernel.printk(here, level, `RSP: ${hex4(regs.ss)}:${hex16(regs.sp)} EFLAGS: ${flags}`);
-}
-
-const hex4 = (value: bigint): string => value.toString(16).padStart(4, '0');
 
 /** struct pt_regs on the stack, from a byte offset on; null where it is not mapped. */
 function readRegs(memory: StackMemory, address: number, from: number): X86PtRegs | null {

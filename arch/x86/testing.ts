@@ -9,6 +9,7 @@ import { EventLog } from '../../emu/events.js';
 import { type Delegate, drain, type Path, port, Trace } from '../../emu/path.js';
 import { Ram } from '../../emu/ram.js';
 import type { ExtableSpec, Resumption, ThisCpu } from '../arch.js';
+import { FakeEndings } from '../fake-endings.js';
 import {
   type ExtableHit,
   type Kernel,
@@ -26,9 +27,9 @@ import { entryPa, tablePa } from './pgtable.js';
 
 export const SENTINEL = 0xffffffff8100401an;
 export const TEXT = 0xffffffff81000000n;
-export const TEXT_PA = 0x300000;
+const TEXT_PA = 0x300000;
 export const STACK = 0xffffc90000200000n;
-export const STACK_PA = 0x200000;
+const STACK_PA = 0x200000;
 export const STACK_TOP = STACK + 0x4000n;
 /** An empty PTE in a table that is there. */
 export const HOLE = 0xffffc90000401008n;
@@ -110,7 +111,7 @@ export interface Answers {
   handle_mm_fault: number[];
 }
 
-export class FakeKernel implements Kernel {
+export class FakeKernel extends FakeEndings implements Kernel {
   readonly init_mm: mm_struct = { name: 'init_mm', pgd: 0x100000 };
   die_counter = 0;
   readonly answers: Answers = {
@@ -134,7 +135,9 @@ export class FakeKernel implements Kernel {
   constructor(
     readonly config: KernelConfig,
     readonly log: EventLog,
-  ) {}
+  ) {
+    super();
+  }
 
   printk(here: ThisCpu, level: number, text: string): void {
     here.trace.emit({ type: 'console', cpu: 0, level, text, time: 0, caller: 'T100' });

@@ -1,19 +1,14 @@
 import { describe, expect, test } from '@jest/globals';
-import { SI_KERNEL, SIGBUS, SIGSEGV, TaskDead } from '../kernel.js';
+import { SI_KERNEL, SIGBUS, SIGSEGV } from '../kernel.js';
+import { CODE, outcome } from './fake-faults.js';
 import { X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_SS } from './processor.js';
 import { STACK, TEXT, type TestMachine, testMachine } from './testing.js';
-
-const CODE = TEXT + 0x100n;
 
 function about(bytes: readonly number[], config: Parameters<typeof testMachine>[0] = {}): TestMachine {
   const machine = testMachine(config);
   machine.text('leaf', 0x100, bytes, 0x10);
   machine.set({ rip: CODE });
   return machine;
-}
-
-function outcome(result: ReturnType<TestMachine['miss']>): unknown {
-  return result instanceof TaskDead ? result.outcome : result;
 }
 
 /** mov rax, [rdi] */

@@ -21,7 +21,6 @@ import { X86_TRAP_DF, X86_TRAP_GP, X86_TRAP_SS } from './processor.js';
 import { printk_ratelimit } from './ratelimit.js';
 import { X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
 import { show_unhandled_signals } from './show-fault.js';
-import { force_sig, unhandled_signal } from './signal.js';
 import { get_stack_guard_info, type stack_info } from './stack-guard.js';
 
 const GPFSTR = 'general protection fault';
@@ -39,7 +38,7 @@ function setTrap(here: ThisCpu, trapnr: number, error_code: number): void {
 
 /** The line about a user task that gets a signal for an exception. */
 function show_signal(here: ThisCpu, type: string, desc: string, regs: X86PtRegs, error_code: number): void {
-  if (!show_unhandled_signals(here) || !unhandled_signal(here.current)) return;
+  if (!show_unhandled_signals(here) || !here.kernel.unhandled_signal(here.current)) return;
   if (!printk_ratelimit(here, 'show_signal')) return;
   const { comm, pid } = here.current;
   const text =
@@ -99,7 +98,7 @@ export const exc_general_protection = port(
     if (yield* trace.decide(fn, 'user_mode(regs)', regs.user_mode)) {
       setTrap(here, X86_TRAP_GP, error_code);
       show_signal(here, '', GPFSTR, regs, error_code);
-      force_sig(here, SIGSEGV);
+      here.kernel.force_sig(here, SIGSEGV);
     }
     // The fixup is told no address: CR2 says nothing about this exception.
     if (yield* gp_try_fixup_and_notify(here, regs, X86_TRAP_GP, error_code, GPFSTR, 0n)) return;
@@ -151,7 +150,7 @@ const do_trap = port(
   ): Path<void> {
     if ((yield* do_trap_no_signal(here, trapnr, str, regs, error_code)) === 0) return;
     show_signal(here, 'trap ', str, regs, error_code);
-    force_sig(here, signr);
+    here.kernel.force_sig(here, signr);
   },
 );
 

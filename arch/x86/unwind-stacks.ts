@@ -8,11 +8,10 @@
  * Addresses are signed numbers (see emu/address.ts).
  */
 import { toSigned } from '../../emu/address.js';
-import type { Cpu } from '../../emu/cpu.js';
 import type { Ram } from '../../emu/ram.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_WARNING } from '../kernel.js';
-import { mmuOf, type X86Mmu } from './mmu.js';
+import { type DeclaredStack, mmuOf, type X86Mmu } from './mmu.js';
 import { PT_REGS_SIZE } from './regs.js';
 
 /** offsetof(struct pt_regs, …) */
@@ -68,15 +67,6 @@ export function on_stack(info: stack_info, addr: number, len: number): boolean {
   return addr >= info.begin && addr < info.end && addr + len <= info.end;
 }
 
-interface DeclaredStack {
-  readonly type: number;
-  readonly begin: number;
-  readonly end: number;
-}
-
-/** Stacks of CPUs beside those of tasks. They belong to a CPU, whose declaration knows no kernel. */
-const declared = new WeakMap<Cpu, DeclaredStack[]>();
-
 /**
  * Makes a range of mapped memory a stack of this CPU. As in the kernel, its end says where it was switched
  * from: exception stacks hold pt_regs there, the others the stack pointer as their last word.
@@ -86,8 +76,8 @@ const declared = new WeakMap<Cpu, DeclaredStack[]>();
 export function declareStack(here: ThisCpu, name: StackName, begin: bigint, size: number): void {
   const type = NAMES.indexOf(name);
   const stack: DeclaredStack = { type, begin: toSigned(begin), end: toSigned(begin) + size };
-  const stacks = declared.get(here.cpu) ?? [];
-  declared.set(here.cpu, [...stacks.filter((other) => other.type !== type), stack]);
+  const mmu = mmuOf(here);
+  mmu.stacks = [...mmu.stacks.filter((other) => other.type !== type), stack];
 }
 
 /** Words of the stacks of a CPU. */
@@ -137,7 +127,7 @@ export function get_stack_info_noinstr(here: ThisCpu, addr: number): stack_info 
   if (addr >= begin && addr < begin + stackSize) {
     return { type: STACK_TYPE_TASK, begin, end: begin + stackSize, next_sp: 0 };
   }
-  for (const other of declared.get(here.cpu) ?? []) {
+  for (const other of mmuOf(here).stacks) {
     if (addr >= other.begin && addr < other.end) return { ...other, next_sp: nextSp(here, other) };
   }
   return null;

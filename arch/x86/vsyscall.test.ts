@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { SEGV_MAPERR, SI_KERNEL, SIGSEGV, TaskDead, VM_READ, VM_WRITE } from '../kernel.js';
+import { SEGV_MAPERR, SI_KERNEL, SIGSEGV, VM_READ, VM_WRITE } from '../kernel.js';
+import { outcome } from './fake-faults.js';
 import { VSYSCALL_ADDR, X86_TRAP_PF } from './processor.js';
 import { type TestMachine, testMachine } from './testing.js';
 
@@ -23,10 +24,6 @@ function called(
   machine.ram.writeU64(0x250100, CALLER);
   machine.set({ rip, rsp: USER_STACK + 0x100n, rax: 7n, ...registers });
   return machine;
-}
-
-function outcome(result: ReturnType<TestMachine['miss']>): unknown {
-  return result instanceof TaskDead ? result.outcome : result;
 }
 
 const by = (message: string, rip: bigint, di = '0'): string =>

@@ -12,7 +12,6 @@ import { machineOf } from './machine.js';
 import { VSYSCALL_ADDR, X86_TRAP_PF } from './processor.js';
 import { __ratelimit } from './ratelimit.js';
 import type { X86PtRegs } from './regs.js';
-import { force_sig, force_sig_fault } from './signal.js';
 import { access_ok, get_user, put_user } from './uaccess.js';
 import { X86_PF_INSTR, X86_PF_USER, X86_PF_WRITE } from './walk.js';
 
@@ -75,7 +74,7 @@ function checkWrites(here: ThisCpu, regs: X86PtRegs, { writes }: VsyscallSpec): 
     thread.cr2 = ptr;
     thread.trap_nr = X86_TRAP_PF;
     warn_bad_vsyscall(here, KERN_INFO, regs, 'vsyscall fault (exploit attempt?)');
-    force_sig_fault(here, SIGSEGV, SEGV_MAPERR, ptr);
+    here.kernel.force_sig_fault(here, SIGSEGV, SEGV_MAPERR, ptr);
   }
 }
 
@@ -131,13 +130,13 @@ const __emulate_vsyscall = port(
       const text =
         'misaligned vsyscall (exploit attempt or buggy program) -- look up the vsyscall kernel parameter if you need a workaround';
       warn_bad_vsyscall(here, KERN_WARNING, regs, text);
-      return force_sig(here, SIGSEGV);
+      return here.kernel.force_sig(here, SIGSEGV);
     }
     const caller = yield* get_user(here, regs, regs.sp, 8);
     yield* trace.decide(fn, 'get_user(caller, (unsigned long __user *)regs->sp) != 0', caller === null);
     if (caller === null) {
       warn_bad_vsyscall(here, KERN_WARNING, regs, 'vsyscall with bad stack (exploit attempt?)');
-      return force_sig(here, SIGSEGV);
+      return here.kernel.force_sig(here, SIGSEGV);
     }
     yield* trace.decide(fn, 'vsyscall_nr', spec.name);
     checkWrites(here, regs, spec);
@@ -148,7 +147,7 @@ const __emulate_vsyscall = port(
     const done = yield* getcpu(here, regs);
     if (yield* trace.decide(fn, 'ret == -EFAULT', !done)) {
       warn_bad_vsyscall(here, KERN_INFO, regs, 'vsyscall fault (exploit attempt?)');
-      return force_sig(here, SIGSEGV);
+      return here.kernel.force_sig(here, SIGSEGV);
     }
     regs.ax = 0n;
     regs.ip = caller;

@@ -61,7 +61,7 @@ const HINTS: ReadonlyMap<number, string> = new Map([
 /** Unscaled forms that assemblers choose by themselves when the offset asks for them. */
 const UNSCALED = /^(ld|st)ur(s?[bhw])?$/;
 
-export function isArm64Register(name: string): boolean {
+function isArm64Register(name: string): boolean {
   return REGISTER.test(name.toLowerCase());
 }
 

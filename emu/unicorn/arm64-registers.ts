@@ -80,8 +80,8 @@ export const ARM64_REGISTERS: RegisterTable = {
 
 /** PSTATE as SPSR shows it: M[3:2] is the exception level, M[0] the stack pointer's. */
 export const PSTATE_EL_MASK = 0xcn;
-export const PSTATE_EL1 = 0x4n;
-export const PSTATE_SP = 0x1n;
+const PSTATE_EL1 = 0x4n;
+const PSTATE_SP = 0x1n;
 /** Exception level and stack pointer selection: EL0t is 0, EL1h is 5. */
 export const PSTATE_MODE_MASK = 0x1fn;
 export const PSTATE_EL1H = PSTATE_EL1 | PSTATE_SP;

@@ -64,8 +64,8 @@ export interface X86Layout extends EngineLayout {
 }
 
 /** Selectors of the flat descriptors that the kernel uses (arch/x86/include/asm/segment.h). */
-export const KERNEL_CS = 0x10n;
-export const KERNEL_DS = 0x18n;
+const KERNEL_CS = 0x10n;
+const KERNEL_DS = 0x18n;
 export const USER_CS = 0x33n;
 export const USER_DS = 0x2bn;
 

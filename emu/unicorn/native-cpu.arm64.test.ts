@@ -343,6 +343,14 @@ describe('translations', () => {
 describe('registers', () => {
   test('are read and written by name, all 64 bits', () => {
     const { cpu } = machine([NOP]);
+    expect(cpu.registerNames).toEqual(
+      expect.arrayContaining([
+        ...Array.from({ length: 31 }, (_, n) => `x${n}`),
+        'sp',
+        'ttbr0_el1',
+        'far_el1',
+      ]),
+    );
     const narrow = new Set(['pstate', 'nzcv', 'current_el', 'vbar_el1', 'sp_el1', 'fp', 'lr']);
     for (const [index, name] of cpu.registerNames.entries()) {
       if (narrow.has(name)) continue;

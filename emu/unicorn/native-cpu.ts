@@ -12,15 +12,13 @@ import {
 } from '../cpu.js';
 import type { Ram } from '../ram.js';
 import { Arm64Part, arm64SentinelPage } from './arm64-part.js';
-import { NativeBuffer } from './bindings.js';
 import { UC_ERR_EXCEPTION, UC_ERR_INSN_INVALID, UC_ERR_OK } from './constants.js';
+import { CpuRegisters } from './cpu-registers.js';
 import { addressKey, type PageKey, pageKey, TlbAnswers } from './fill.js';
-import type { HookStop, IsaPart, SentinelPage, SpecialRegister } from './isa-part.js';
+import type { HookStop, IsaPart, SentinelPage } from './isa-part.js';
 import type { UnicornLibrary } from './library.js';
-import { EngineState, type RegisterOffsets } from './live-state.js';
+import { EngineState } from './live-state.js';
 import { type Isa, RawEngine, type SavedContext } from './raw-engine.js';
-import { NativeRegisterSet, type RegisterFile, unknownRegister } from './register-set.js';
-import type { RegisterPlace } from './register-table.js';
 import { X86Part, x86SentinelPage } from './x86-part.js';
 
 const EXIT: CpuStop = Object.freeze({ kind: 'exit' });
@@ -44,7 +42,7 @@ export class NativeCpu implements Cpu {
   private readonly engine: RawEngine;
   private readonly part: IsaPart;
   private readonly answers: TlbAnswers;
-  private readonly file: RegisterFile;
+  private readonly registers: CpuRegisters;
   private readonly context: SavedContext;
   /** The engine's structure, in place: two of its values are given by no call of the library. */
   private readonly structure: Uint32Array;
@@ -52,10 +50,6 @@ export class NativeCpu implements Cpu {
   /** Indices of those values, in `structure` and `structureQuads`. */
   private readonly counterAt: number;
   private readonly addressAt: number;
-  /** The registers, in place, and the indices of those that are read there. */
-  private readonly live: EngineState;
-  private readonly liveIndices: ReadonlyMap<string, number>;
-  private readonly structureBuffer = new NativeBuffer(32);
   private readonly sentinelPage: SentinelPage;
   private readonly sentinelBase: bigint;
   private readonly until: bigint;
@@ -113,7 +107,7 @@ export class NativeCpu implements Cpu {
     this.counterAt = layout.emuCounter >> 2;
     this.addressAt = layout.invalidAddr >> 3;
     try {
-      this.live = new EngineState(this.engine, layout.live, layout.registers, this.engine.allocateContext());
+      const live = new EngineState(this.engine, layout.live, layout.registers, this.engine.allocateContext());
       this.engine.hook({ kind: 'fill', fn: this.answers.answer });
       this.engine.hook({
         kind: 'interrupt',
@@ -128,9 +122,13 @@ export class NativeCpu implements Cpu {
       };
       this.part =
         isa === 'x86-64'
-          ? new X86Part(this.engine, library.x86, this.live, raise)
+          ? new X86Part(this.engine, library.x86, live, raise)
           : new Arm64Part(this.engine, this.answers, raise, library.slots.systemRegister);
       if (this.part.repair !== null) this.answers.afterData = () => this.repairUnlessFirst();
+      this.registers = new CpuRegisters(this.engine, this.part, live, layout.registers, {
+        ensureOpen: () => this.ensureOpen(),
+        ensureIdle: () => this.ensureIdle(),
+      });
       this.context = this.engine.allocateContext();
       this.initial = this.engine.allocateContext();
       this.engine.saveContext(this.initial);
@@ -138,17 +136,7 @@ export class NativeCpu implements Cpu {
       this.engine.close();
       throw error;
     }
-    const { registers, special } = this.part;
-    this.liveIndices = liveIndices(registers.places, layout.registers);
-    this.registerNames = [...new Set([...registers.places.keys(), ...special.keys()])];
-    this.file = {
-      place: (name) => this.place(name),
-      special: (name) => this.part.special.get(name),
-      liveIndex: (name) => this.liveIndices.get(name),
-      live: this.live,
-      ensureOpen: () => this.ensureOpen(),
-      ensureIdle: () => this.ensureIdle(),
-    };
+    this.registerNames = this.registers.names;
   }
 
   /**
@@ -160,52 +148,15 @@ export class NativeCpu implements Cpu {
   }
 
   read(register: string): bigint {
-    this.ensureOpen();
-    const index = this.liveIndices.get(register);
-    if (index !== undefined) return this.readLive(index);
-    const special = this.special(register);
-    if (special?.read !== undefined) return special.read();
-    const place = this.placeOf(register);
-    if (place.kind === 'plain') return this.engine.read(place.id);
-    const { view } = this.structureBuffer;
-    place.prepare(view);
-    this.engine.readStructure(place.id, this.structureBuffer);
-    if (place.bytes === 8) return view.getBigUint64(place.offset, true);
-    return BigInt(
-      place.bytes === 4 ? view.getUint32(place.offset, true) : view.getUint16(place.offset, true),
-    );
-  }
-
-  private readLive(index: number): bigint {
-    const { live } = this;
-    live.refresh();
-    return live.quads[index] ?? 0n;
+    return this.registers.read(register);
   }
 
   write(register: string, value: bigint): void {
-    this.ensureIdle();
-    const special = this.special(register);
-    if (special?.write !== undefined) special.write(u64(value));
-    else this.writePlace(this.placeOf(register), u64(value));
-  }
-
-  private writePlace(place: RegisterPlace, value: bigint): void {
-    if (place.kind === 'plain') {
-      this.engine.write(place.id, value);
-      return;
-    }
-    const { view } = this.structureBuffer;
-    place.prepare(view);
-    if (place.shared) this.engine.readStructure(place.id, this.structureBuffer);
-    if (place.bytes === 8) view.setBigUint64(place.offset, value, true);
-    else if (place.bytes === 4) view.setUint32(place.offset, Number(BigInt.asUintN(32, value)), true);
-    else view.setUint16(place.offset, Number(BigInt.asUintN(16, value)), true);
-    this.engine.writeStructure(place.id, this.structureBuffer);
+    this.registers.write(register, value);
   }
 
   registerSet(names: readonly string[]): RegisterSet {
-    this.ensureOpen();
-    return new NativeRegisterSet(this.engine, this.file, names);
+    return this.registers.set(names);
   }
 
   privilege(): Privilege {
@@ -463,22 +414,6 @@ export class NativeCpu implements Cpu {
     this.engine.write(this.part.registers.pc.id, pc);
   }
 
-  private place(name: string): RegisterPlace | null {
-    const place = this.part.registers.places.get(name);
-    if (place === undefined && !this.part.special.has(name)) throw unknownRegister(name, this.registerNames);
-    return place ?? null;
-  }
-
-  private placeOf(name: string): RegisterPlace {
-    const place = this.place(name);
-    if (place === null) throw unknownRegister(name, this.registerNames);
-    return place;
-  }
-
-  private special(name: string): SpecialRegister | undefined {
-    return this.part.special.get(name);
-  }
-
   private ensureOpen(): void {
     if (this.state === 'closed') throw new EngineError(`CPU ${this.id} is closed`);
   }
@@ -487,19 +422,6 @@ export class NativeCpu implements Cpu {
     this.ensureOpen();
     if (this.state === 'running') throw new EngineError(`CPU ${this.id} is running`);
   }
-}
-
-/** Indices in the live state of the registers that are there as they are read. */
-function liveIndices(
-  places: ReadonlyMap<string, RegisterPlace>,
-  offsets: RegisterOffsets,
-): ReadonlyMap<string, number> {
-  const indices = new Map<string, number>();
-  for (const [name, place] of places) {
-    const offset = place.kind === 'plain' && place.bytes === 8 ? offsets.get(place.id) : undefined;
-    if (offset !== undefined) indices.set(name, offset >> 3);
-  }
-  return indices;
 }
 
 /** A physical page that is not in the ram, for the sentinel's code. */

@@ -47,7 +47,7 @@ const X1 = UC_ARM64_REG_X0 + 1;
  * A place of its own, for code that makes the access: the half of the addresses that is not asked about
  * leads there. The physical address is far from any ram; tables of cases must not lead there.
  */
-export const HOME_PA = 0xff_ff00_0000;
+const HOME_PA = 0xff_ff00_0000;
 /** In both halves. */
 const HOME_LOW = 0x0000_0000_0001_0000n;
 const HOME_HIGH = 0xffff_ffff_ffff_0000n;

@@ -38,7 +38,7 @@ export interface TranslateCall {
   readonly refused: number;
 }
 
-export function translateCall(access: AccessCode): TranslateCall {
+function translateCall(access: AccessCode): TranslateCall {
   switch (access) {
     case ACCESS_READ:
       return { prot: UC_PROT_READ, refused: UC_ERR_READ_PROT };

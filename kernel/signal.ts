@@ -4,8 +4,8 @@
  *
  * Left out: handlers and tracers (nobody has any here), and what a handler would do.
  */
-import type { ThisCpu } from '../arch.js';
-import { SI_KERNEL, SIGKILL, TaskDead, type task_struct } from '../kernel.js';
+import type { ThisCpu } from '../arch/arch.js';
+import { SI_KERNEL, SIGKILL, TaskDead, type task_struct } from '../arch/kernel.js';
 
 /** si_code of a signal that kill() sent. */
 const SI_USER = 0;
@@ -15,7 +15,10 @@ export function unhandled_signal({ pid, signal_pending }: task_struct): boolean 
   return pid === 1 || signal_pending !== 'fatal';
 }
 
-/** The end of a task that a fatal signal waits for: SIGKILL is what is delivered first, whatever else comes. */
+/**
+ * The end of a task that a fatal signal waits for: get_signal() looks at SIGNAL_GROUP_EXIT before it takes any
+ * signal from the queue, also one that an instruction has raised, and SIGKILL is what it finds then.
+ */
 export function killed(): TaskDead {
   return new TaskDead({ kind: 'signal', signo: SIGKILL, code: SI_USER, address: 0n });
 }
