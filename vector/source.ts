@@ -3,7 +3,18 @@
  * value together with the place of every key and value in it.
  */
 import { readFileSync, statSync } from 'node:fs';
-import { isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, parseDocument, type YAMLError } from 'yaml';
+import {
+  Composer,
+  type CST,
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  Lexer,
+  Parser,
+  type YAMLError,
+} from 'yaml';
 import { FixtureError, type Place, quoted } from './fixture-error.js';
 
 /** Largest fixture in bytes. */
@@ -16,6 +27,17 @@ export type Path = readonly (string | number)[];
 
 /** Plain data as YAML has it. Integers that a number cannot hold exactly are decimal text. */
 export type Value = null | boolean | number | string | Value[] | { [key: string]: Value };
+
+const YAML_OPTIONS = {
+  intAsBigInt: true,
+  keepSourceTokens: false,
+  logLevel: 'error',
+  merge: false,
+  prettyErrors: false,
+  stringKeys: false,
+  uniqueKeys: false,
+  version: '1.2',
+} as const;
 
 interface Spot {
   /** Offset of the value (of its first character behind a quote). */
@@ -182,19 +204,20 @@ function firstBadByte(bytes: Uint8Array): Place {
 
 /** Parses the text to plain data. Throws the FixtureErrors that YAML itself gives, at most a few. */
 export function parseYaml(source: Source): { value: Value; errors: FixtureError[] } {
-  const tooDeep = depthError(source);
-  if (tooDeep !== null) return { value: null, errors: [tooDeep] };
-  const document = parseDocument(source.text, {
-    intAsBigInt: true,
-    keepSourceTokens: false,
-    lineCounter: new LineCounter(),
-    logLevel: 'error',
-    merge: false,
-    prettyErrors: false,
-    stringKeys: false,
-    uniqueKeys: false,
-    version: '1.2',
-  });
+  let document: Document | null = null;
+  try {
+    for (const each of new Composer(YAML_OPTIONS).compose(tokens(source), true, source.text.length)) {
+      if (document !== null) {
+        const message = 'several YAML documents: a fixture is one document';
+        return { value: null, errors: [source.error(source.place(each.range[0]), message)] };
+      }
+      document = each;
+    }
+  } catch (error) {
+    if (!(error instanceof FixtureError)) throw error;
+    return { value: null, errors: [error] };
+  }
+  if (document === null) return { value: null, errors: [] };
   if (document.errors.length > 0) {
     // One mistake in YAML often gives a trail of errors: the first is the one to mend.
     const first = document.errors[0];
@@ -212,36 +235,53 @@ export function parseYaml(source: Source): { value: Value; errors: FixtureError[
   return { value, errors };
 }
 
-/** Nesting is measured on the tokens: the parser behind it is recursive and would not survive. */
-function depthError(source: Source): FixtureError | null {
+/**
+ * The tokens of a text. Throws a FixtureError where it is nested too deep: what makes a document of them is
+ * recursive and would not survive it.
+ */
+function* tokens(source: Source): Generator<CST.Token> {
+  const parser = new Parser();
+  const depth = new Depth();
   let offset = 0;
-  let flow = 0;
-  let onLine = 0;
-  let indent = 0;
-  let lineStart = true;
-  for (const token of new Lexer().lex(source.text)) {
-    const isMark = token === '\u0002' || token === '\u0018' || token === '\u001f';
-    if (token === '[' || token === '{') flow += 1;
-    else if (token === ']' || token === '}') flow -= 1;
-    else if (token === '-' || token === '?' || token === ':') onLine += 1;
-    else if (token === '\n' || token === '\r\n') {
-      onLine = 0;
-      lineStart = true;
-    } else if (lineStart && /^ +$/.test(token)) indent = token.length;
-    if (token !== '\n' && token !== '\r\n') lineStart = false;
-    if (flow > DEPTH_MAX || onLine > 4 * DEPTH_MAX || (flow === 0 && indent > 16 * DEPTH_MAX)) {
-      return source.error(source.place(offset), `nested more than ${DEPTH_MAX} deep: no fixture needs that`);
+  for (const lexeme of new Lexer().lex(source.text)) {
+    if (depth.tooDeep(lexeme)) {
+      const message = `nested more than ${DEPTH_MAX} deep: no fixture needs that`;
+      throw source.error(source.place(offset), message);
     }
-    if (!isMark) offset += token.length;
+    // The marks that the lexer makes up stand for no characters.
+    if (lexeme !== '\u0002' && lexeme !== '\u0018' && lexeme !== '\u001f') offset += lexeme.length;
+    yield* parser.next(lexeme);
   }
-  return null;
+  yield* parser.end();
+}
+
+/** How deep the text is nested where the lexer is. */
+class Depth {
+  #flow = 0;
+  #onLine = 0;
+  #indent = 0;
+  #lineStart = true;
+
+  /** Takes the next lexeme. */
+  tooDeep(lexeme: string): boolean {
+    const newLine = lexeme === '\n' || lexeme === '\r\n';
+    if (newLine) this.#onLine = 0;
+    else if (lexeme === '[' || lexeme === '{') this.#flow += 1;
+    else if (lexeme === ']' || lexeme === '}') this.#flow -= 1;
+    else if (lexeme === '-' || lexeme === '?' || lexeme === ':') this.#onLine += 1;
+    else if (this.#lineStart && /^ +$/.test(lexeme)) this.#indent = lexeme.length;
+    this.#lineStart = newLine;
+    return (
+      this.#flow > DEPTH_MAX ||
+      this.#onLine > 4 * DEPTH_MAX ||
+      (this.#flow === 0 && this.#indent > 16 * DEPTH_MAX)
+    );
+  }
 }
 
 function yamlError(source: Source, error: YAMLError): FixtureError {
   const at = error.pos[0];
   switch (error.code) {
-    case 'MULTIPLE_DOCS':
-      return source.error(source.place(at), 'several YAML documents: a fixture is one document');
     case 'TAB_AS_INDENT':
       return source.error(source.place(at), 'YAML: a tab cannot indent; use blanks');
     case 'BLOCK_AS_IMPLICIT_KEY':
