@@ -121,6 +121,10 @@ export interface Pgtable {
   ptep_get_and_clear(here: ThisCpu, ptep: Ptep): bigint;
   /** Compare-and-exchange of the whole word, strictly from 0. True iff it stored. */
   ptep_try_set(here: ThisCpu, ptep: Ptep, value: bigint): boolean;
+  /** The architecture has no ptep_try_set() of its own: the stub answers false. */
+  readonly ptep_try_set_is_stub?: boolean;
+  /** flush_tlb_before_set() invalidates: an entry must not go from one page to another in one step. */
+  readonly flushes_tlb_before_set?: boolean;
 }
 
 /** A range of virtual addresses, end exclusive. */
@@ -174,6 +178,33 @@ export interface HostCall {
   readonly argumentRegisters: readonly string[];
 }
 
+/** A function of the kernel that here does nothing but call the next one. */
+export interface ChainLink extends KernelFunction {
+  /** Offset that its call returns to. */
+  readonly returnAt: number;
+}
+
+/** Which function runs a program for BPF_PROG_TEST_RUN: `syscall` for SEC("syscall"), `skb` for socket filters. */
+export type TestRunKind = 'syscall' | 'skb';
+
+/**
+ * The way from a system call to a program that BPF_PROG_TEST_RUN runs: real code with real frames, so that
+ * stacks below the program are those that reports show.
+ */
+export interface TestRun {
+  /** Outermost first: entry code. The last one calls the program. */
+  chain(kind: TestRunKind): readonly ChainLink[];
+  /**
+   * The whole function.
+   * @param place which one it is
+   * @param next where the function that it calls is, in bytes from its start; not looked at for `last`
+   * @param out where the run ends, the same; looked at for `entry` only
+   */
+  code(link: ChainLink, place: 'entry' | 'middle' | 'last', next: number, out: number): Uint8Array;
+  /** Registers and stack at the call of the entry code, which is at `entry`. The stack grows down from `stackTop`. */
+  prepare(here: ThisCpu, entry: bigint, stackTop: bigint, program: bigint, ctx: bigint): void;
+}
+
 /** How an exception ended. */
 export type Resumption =
   | {
@@ -185,6 +216,11 @@ export type Resumption =
       readonly entry: bigint;
     }
   | { readonly how: 'end'; readonly outcome: RunOutcome };
+
+/** A function that reports to a program: its frame in the dump, and its size. */
+export interface ReportFunction extends HandlerFrame {
+  readonly size: number;
+}
 
 /** Description of a function's code for the unwinder's tables. */
 export interface TextFunction {
@@ -228,6 +264,9 @@ export interface Arch {
   readonly show_stack: ((here: ThisCpu, level: number) => void) | null;
   /** local_irq_disable() in the kernel code that prepareCall() has prepared. */
   disableInterrupts(here: ThisCpu): void;
+  /** local_irq_save() of a kernel function: disables, and says what local_irq_restore() needs. */
+  local_irq_save(here: ThisCpu): bigint;
+  local_irq_restore(here: ThisCpu, flags: bigint): void;
   /**
    * What is printed at the end of panic(), behind its title: the other CPUs, and the panic notifiers. One
    * record each.
@@ -260,8 +299,13 @@ export interface Arch {
   readonly kernelFunctions: readonly KernelFunction[];
   /** Frames between a report and the exception entry, innermost first: hook called by the fault path. */
   readonly kernelSideFrames: readonly HandlerFrame[];
-  /** The same when the exception-table handler of a BPF program reports. */
-  readonly progSideFrames: readonly HandlerFrame[];
+  /**
+   * The same when the exception-table handler of a BPF program reports, for the exception that is being handled.
+   * For exceptions of one kind it is the same array each time.
+   */
+  progSideFrames(here: ThisCpu): readonly HandlerFrame[];
+  /** bpf_prog_report_rqspinlock_violation() and bpf_prog_report_may_goto_violation(), which dump stacks, too. */
+  readonly bpfReports: Readonly<Record<'rqspinlock' | 'may_goto', ReportFunction>>;
   /** Function and offset that code called from the host returns to (the sentinel's symbol). */
   readonly bottomFrame: HandlerFrame;
   /** Bytes that fill unused kernel text (int3, brk). */
@@ -282,6 +326,12 @@ export interface Arch {
   /** BUG() in host code: `site` is `file:line`, `at` what %pS says about the place. */
   die_bug(here: ThisCpu, site: string, at: string): never;
   readonly hostCall: HostCall;
+  readonly testRun: TestRun;
+  /**
+   * Code of arch_bpf_timed_may_goto().
+   * @param distance of bpf_check_timed_may_goto() from its start, in bytes
+   */
+  timedMayGoto(distance: number): Uint8Array;
   /** The registers as they are now, without an exception. Give them back with `releaseRegs`. */
   captureRegs(here: ThisCpu): pt_regs;
   releaseRegs(here: ThisCpu): void;

@@ -29,6 +29,25 @@ export interface KernelConfig {
   readonly SW_TTBR0_PAN: boolean;
   /** arm64: FEAT_E0PD used by the kernel (TCR_EL1.E0PD1): EL0 cannot walk the kernel's half. */
   readonly E0PD: boolean;
+  /** x86: CONFIG_X86_KERNEL_IBT: images of BPF programs begin with endbr64. */
+  readonly IBT: boolean;
+  /** x86: the CPU has BMI2: the JIT shifts by shlx and its kin. */
+  readonly BMI2: boolean;
+  /** x86: CONFIG_MITIGATION_RETHUNK in use: images of BPF programs return through __x86_return_thunk(). */
+  readonly RETHUNK: boolean;
+  /** x86: CONFIG_MITIGATION_SLS: int3 behind the returns of BPF programs. */
+  readonly SLS: boolean;
+  /** arm64: CONFIG_ARM64_BTI_KERNEL: images of BPF programs begin with bti. */
+  readonly BTI: boolean;
+  /** arm64: CONFIG_ARM64_PTR_AUTH_KERNEL: images of BPF programs sign their return addresses. */
+  readonly PAC: boolean;
+  /** arm64: FEAT_LSE; without it the verifier refuses atomics on arena memory. */
+  readonly LSE: boolean;
+  /**
+   * Which exception-table entries the JIT gives to atomics on arena memory: all those of stores, as at the
+   * merge modelled, or by what they do, as later.
+   */
+  readonly bpf_atomics: 'merge' | 'later';
   /** CONFIG_KASAN (generic), as far as reports of faults show it. */
   readonly KASAN: boolean;
   /** debug_pagealloc is on, as far as reports of faults show it. */
@@ -82,6 +101,14 @@ export const DEFAULT_CONFIG: KernelConfig = {
   PKE: false,
   SW_TTBR0_PAN: false,
   E0PD: false,
+  IBT: true,
+  BMI2: true,
+  RETHUNK: false,
+  SLS: false,
+  BTI: true,
+  PAC: true,
+  LSE: true,
+  bpf_atomics: 'merge',
   KASAN: false,
   DEBUG_PAGEALLOC: false,
   MODULES: true,

@@ -71,6 +71,7 @@ export const VM_FAULT_MAJOR = 0x4;
 export const VM_FAULT_HWPOISON = 0x10;
 export const VM_FAULT_HWPOISON_LARGE = 0x20;
 export const VM_FAULT_SIGSEGV = 0x40;
+export const VM_FAULT_NOPAGE = 0x100;
 export const VM_FAULT_RETRY = 0x400;
 export const VM_FAULT_FALLBACK = 0x800;
 export const VM_FAULT_COMPLETED = 0x4000;
@@ -238,13 +239,19 @@ export interface Kernel {
 
   /** mm/kfence/core.c */
   kfence_handle_page_fault(here: ThisCpu, addr: bigint, is_write: boolean, regs: pt_regs): Delegate<boolean>;
-  /** kernel/bpf/arena.c, or the stub without CONFIG_BPF_SYSCALL. */
+  /**
+   * kernel/bpf/arena.c, or the stub without CONFIG_BPF_SYSCALL.
+   * @param ret_ip what the link register holds where there is one, else 0: only with `arena_takes_ret_ip`
+   */
   bpf_arena_handle_page_fault(
     here: ThisCpu,
     addr: bigint,
     is_write: boolean,
     fault_ip: bigint,
+    ret_ip?: bigint,
   ): Delegate<boolean>;
+  /** A later kernel, whose arena code is told the return address. False if left out. */
+  readonly arena_takes_ret_ip?: boolean;
   /** kernel/bpf/arena.c, called by the exception-table handler of BPF programs. */
   bpf_prog_report_arena_violation(
     here: ThisCpu,

@@ -4,12 +4,14 @@ import type { Engine } from '../emu/cpu.js';
 import { type Event, type EventSink, NO_EVENTS } from '../emu/events.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
 import { packageRoot } from '../scripts/setup-engine.js';
+import { ArenaPages, COUNTS, OCCUPANCIES, type Occupancy } from './arena-pages.js';
 import { BareLoop } from './bare-loop.js';
 import { FaultStage, STAGES, type Stage } from './fault-parts.js';
 import { FixtureRun } from './fixture-run.js';
 import { ARCH_NAMES, type ArchName } from './guest-code.js';
 import { EmptyCall, LoopWithoutFaults } from './no-faults.js';
 import { Oops } from './oops.js';
+import { RANGES, RangeTreeOperations } from './range-tree.js';
 import { ScratchFault } from './scratch-fault.js';
 import { SMALL_FIXTURE } from './small-fixture.js';
 import type { Subject } from './subject.js';
@@ -43,6 +45,14 @@ export type Process =
       /** Milliseconds of warming up, and as many of measuring. */
       readonly time: number;
     }
+  /** Subjects of one kind that differ in a number only, one after the other; a figure of each. */
+  | {
+      readonly kind: 'series';
+      readonly figures: readonly [Figure, ...Figure[]];
+      /** One for each figure. */
+      readonly make: readonly ((engine: Engine, rounds?: number) => Subject)[];
+      readonly time: number;
+    }
   /** A sweep: first tenth, last tenth, peak of memory. */
   | { readonly kind: 'sweep'; readonly figures: readonly [Figure, Figure, Figure]; readonly arch: ArchName }
   /** A script of the Python binding that prints nanoseconds for each round. */
@@ -72,6 +82,11 @@ const SCRATCH = 'a scratch fault, handled';
 const OOPS = 'an oops: nobody handles the fault';
 const FIXTURES = 'fixtures';
 const SWEEP = 'every page of an arena of 4 GiB';
+const ARENA_PAGES = 'pages of an arena of 4 GiB, allocated and freed by kfuncs';
+const RANGE_TREE = 'the free pages of an arena: find, cut a range in two, join it again';
+/** Pages that a run allocates and frees, whatever the size of one allocation. */
+const PAGES_OF_A_RUN = 4096;
+const TREE_ROUNDS = 4096;
 
 /** A fixture with an arena, whose page tables take most of its time. */
 const ARENA_FIXTURE: Readonly<Record<ArchName, string>> = {
@@ -253,9 +268,56 @@ function ofArch(arch: ArchName): Process[] {
   ];
 }
 
+function arenaPages(arch: ArchName, percent: Occupancy): Process {
+  const [first, ...others] = COUNTS.map((count): Figure => {
+    const pages = count === 1 ? '1 page' : `${count.toLocaleString('en')} pages`;
+    return {
+      id: `arena-pages/${count}/${percent}%/${arch}`,
+      section: ARENA_PAGES,
+      label: `${pages} at ${percent} % occupancy, ${arch}`,
+      unit: '/s',
+    };
+  });
+  if (first === undefined) throw new Error('no counts');
+  return {
+    kind: 'series',
+    figures: [first, ...others],
+    make: COUNTS.map(
+      (count) =>
+        (engine, rounds = Math.max(16, PAGES_OF_A_RUN / count)) =>
+          new ArenaPages(engine, arch, percent, count, rounds),
+    ),
+    time: TIME,
+  };
+}
+
+function rangeTree(): Process {
+  const [first, ...others] = RANGES.map(
+    (ranges): Figure => ({
+      id: `range-tree/${ranges}`,
+      section: RANGE_TREE,
+      label: `${ranges.toLocaleString('en')} ranges`,
+      unit: 'ns',
+    }),
+  );
+  if (first === undefined) throw new Error('no sizes');
+  return {
+    kind: 'series',
+    figures: [first, ...others],
+    make: RANGES.map(
+      (ranges) =>
+        (_engine, rounds = TREE_ROUNDS) =>
+          new RangeTreeOperations(ranges, rounds),
+    ),
+    time: TIME,
+  };
+}
+
 /** In the order in which a turn measures them. */
 export const PROCESSES: readonly Process[] = [
   ...ARCH_NAMES.flatMap(ofArch),
+  ...ARCH_NAMES.flatMap((arch) => OCCUPANCIES.map((percent) => arenaPages(arch, percent))),
+  rangeTree(),
   {
     kind: 'command',
     figures: [
@@ -271,7 +333,17 @@ export const PROCESSES: readonly Process[] = [
 ];
 
 /** Sections of the report, in its order. */
-export const SECTIONS: readonly string[] = [WITHOUT_FAULTS, FILL, RESTART, SCRATCH, OOPS, FIXTURES, SWEEP];
+export const SECTIONS: readonly string[] = [
+  WITHOUT_FAULTS,
+  FILL,
+  RESTART,
+  SCRATCH,
+  OOPS,
+  FIXTURES,
+  SWEEP,
+  ARENA_PAGES,
+  RANGE_TREE,
+];
 
 function stageId(stage: Stage, arch: ArchName): string {
   return `scratch-fault/up-to-${stage}/${arch}`;

@@ -1,8 +1,8 @@
 /** What `kfault run` does for each fixture: read, check, build the machine, run, compare, free. */
 import type { Engine } from '../emu/cpu.js';
-import { type LoadResult, loadFixture, parseFixture } from '../vector/load.js';
-import { runFixture } from '../vector/run-fixture.js';
-import { Source } from '../vector/source.js';
+import { type LoadResult, loadFixture, parseFixture } from '../vector/format/load.js';
+import { Source } from '../vector/format/source.js';
+import { runFixture } from '../vector/run/run-fixture.js';
 import type { Subject } from './subject.js';
 
 /** A fixture in a file, or its text; `once`: it is loaded before anything is measured. */

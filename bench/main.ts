@@ -71,6 +71,7 @@ async function measure(
   const node = process.execPath;
   switch (measurement.kind) {
     case 'subject':
+    case 'series':
     case 'sweep': {
       const { stdout } = await execute(node, [MEASURE, measurement.figures[0].id, library]);
       return JSON.parse(stdout) as Measured;

@@ -36,6 +36,17 @@ async function measure(id: string, library: string): Promise<Measured> {
       subject.close();
       return { values: [fromNanoseconds(found.figures[0].unit, median)], fastest };
     }
+    case 'series': {
+      const engine = openEngine(library, false);
+      const values: number[] = [];
+      for (const [i, make] of found.make.entries()) {
+        const subject = make(engine);
+        const { median } = await nanoseconds(subject, found.time);
+        subject.close();
+        values.push(fromNanoseconds(found.figures[i]?.unit ?? 'ns', median));
+      }
+      return { values, fastest: null };
+    }
     case 'sweep': {
       const { first, last } = sweep(openEngine(library, false), found.arch, ARENA_PAGES);
       return { values: [first, last, process.resourceUsage().maxRSS / 1024], fastest: null };

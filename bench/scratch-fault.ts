@@ -4,8 +4,9 @@
  * exception frame, the whole path, stack walk, PTE, stream record, retry.
  */
 import { System } from '../boot/system.js';
-import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_arena, clear_lo32 } from '../bpf/arena.js';
-import { bpf_arena_free_pages } from '../bpf/arena_pages.js';
+import { arena_map_alloc } from '../bpf/arena/arena.js';
+import { bpf_arena_free_pages } from '../bpf/arena/arena_pages.js';
+import { BPF_F_MMAPABLE, type bpf_arena, clear_lo32 } from '../bpf/arena/arena_struct.js';
 import type { Engine } from '../emu/cpu.js';
 import { type EventSink, NO_EVENTS } from '../emu/events.js';
 import { drain } from '../emu/path.js';

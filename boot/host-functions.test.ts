@@ -3,9 +3,11 @@ import type { Arch } from '../arch/arch.js';
 import { arm64 } from '../arch/arm64/index.js';
 import { x86 } from '../arch/x86/index.js';
 import { EventLog, type RunOutcome } from '../emu/events.js';
-import { drain } from '../emu/path.js';
+import { drain, type Path } from '../emu/path.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
+import { GuestRefusal } from '../kernel/guest-refusal.js';
 import { GFP_KERNEL } from '../mm/slab-cache.js';
+import { callHost } from './host-functions.js';
 import { System } from './system.js';
 
 const engine = new NativeEngine();
@@ -112,6 +114,21 @@ describe.each([x86, arm64])('a $name kernel function whose body is host code', (
       title: 'Kernel panic - not syncing: kfence.fault=panic set ...',
     });
     expect(system.here().regs).toBeNull();
+  });
+
+  test('refuses under its name what its caller gives it, but does not take a defect of its own for that', () => {
+    const free = system.kernel.kallsyms.kallsyms_lookup_name('kmem_cache_free_bulk');
+    // More objects than an array can have elements.
+    const refused = () => call(free, 0n, 2n ** 40n, 0x1000n);
+    expect(refused).toThrow(GuestRefusal);
+    expect(refused).toThrow(/^kmem_cache_free_bulk\(\): no array of pointers at 0x1000$/);
+    // biome-ignore lint/correctness/useYield: it throws
+    function* body(): Path<bigint> {
+      throw new RangeError('Invalid array length');
+    }
+    const defect = () => drain(callHost(system.here(), { name: 'f', size: 16, body }));
+    expect(defect).toThrow(RangeError);
+    expect(defect).toThrow(/^Invalid array length$/);
   });
 
   test('other code that halts is no function', () => {

@@ -6,6 +6,7 @@
 import type { Arch, KernelFunction, ThisCpu } from '../arch/arch.js';
 import type { Path } from '../emu/path.js';
 import type { StopResult } from '../emu/run.js';
+import { GuestRefusal } from '../kernel/guest-refusal.js';
 
 /** A body: gets the first arguments, as many as the architecture passes in registers, and says the result. */
 export type HostBody = (here: ThisCpu, args: readonly bigint[]) => Path<bigint>;
@@ -29,7 +30,10 @@ export class HostFunctions {
   }
 }
 
-/** Runs the body of the function that has stopped; its stack begins at the registers as they are. */
+/**
+ * Runs the body of the function that has stopped; its stack begins at the registers as they are. A GuestRefusal of
+ * the body gets the name of the function in front.
+ */
 export function* callHost(here: ThisCpu, fn: HostFunction): Path<StopResult> {
   const { arch, cpu } = here;
   const outer = here.regs;
@@ -39,6 +43,8 @@ export function* callHost(here: ThisCpu, fn: HostFunction): Path<StopResult> {
     const value = yield* fn.body(here, args);
     cpu.write(arch.returnRegister, value);
     return { how: 'called', pc: cpu.read(arch.pcRegister) };
+  } catch (error) {
+    throw error instanceof GuestRefusal ? new GuestRefusal(`${fn.name}(): ${error.message}`) : error;
   } finally {
     arch.releaseRegs(here);
     here.regs = outer;

@@ -11,6 +11,9 @@ import { alignUp } from './text.js';
 export const IMAGE_ROOM = 0x10_0000n;
 /** Where those begin that guest code can call. The bytes of these calls are in fixtures, too. */
 const CALLABLE = IMAGE_ROOM / 2n;
+/** Where those begin that BPF programs call, and the way to them. */
+const BPF_CALLABLE = (IMAGE_ROOM * 3n) / 4n;
+const GROUP_ROOM = 0x1000n;
 
 /** The kernel image: functions that host code stands in for, and the place that calls return to. */
 export interface Image {
@@ -20,19 +23,35 @@ export interface Image {
 
 /** Lays the image out from the start of text. The function of the sentinel has a page of its own. */
 export function placeImage(arch: Arch, more: readonly KernelFunction[]): Image {
-  const symbols: KernelSymbol[] = [];
-  let at = arch.layout.text.start;
-  const place = (name: string, size: number): void => {
-    symbols.push({ name, start: at, size, kind: 'text' });
-    at = alignUp(at + BigInt(size), 16n);
-  };
+  const { text } = arch.layout;
   const bottom = arch.kernelFunctions.find(({ name }) => name === arch.bottomFrame.fn);
   if (bottom === undefined) throw new Error(`${arch.bottomFrame.fn} is not among the kernel's functions`);
-  const sentinel = at + BigInt(arch.bottomFrame.offset);
-  place(bottom.name, bottom.size);
-  at = alignUp(at, BigInt(PAGE_SIZE));
-  for (const { name, size } of arch.kernelFunctions) if (name !== bottom.name) place(name, size);
-  at = arch.layout.text.start + CALLABLE;
-  for (const { name, size } of more) place(name, size);
-  return { symbols, sentinel };
+  const first = inARow(text.start, [bottom]);
+  const behind = alignUp(text.start + BigInt(bottom.size), BigInt(PAGE_SIZE));
+  const others = arch.kernelFunctions.filter(({ name }) => name !== bottom.name);
+  return {
+    symbols: [...first, ...inARow(behind, others), ...inARow(text.start + CALLABLE, more)],
+    sentinel: text.start + BigInt(arch.bottomFrame.offset),
+  };
+}
+
+/**
+ * The places of functions that BPF programs call. Each group has room of its own, and a new function goes to the
+ * end of its group: nothing moves.
+ */
+export function placeBpfFunctions(
+  arch: Arch,
+  groups: readonly (readonly KernelFunction[])[],
+): KernelSymbol[] {
+  const start = arch.layout.text.start + BPF_CALLABLE;
+  return groups.flatMap((group, i) => inARow(start + BigInt(i) * GROUP_ROOM, group));
+}
+
+function inARow(start: bigint, functions: readonly KernelFunction[]): KernelSymbol[] {
+  let at = start;
+  return functions.map(({ name, size }) => {
+    const symbol: KernelSymbol = { name, start: at, size, kind: 'text' };
+    at = alignUp(at + BigInt(size), 16n);
+    return symbol;
+  });
 }

@@ -13,6 +13,7 @@ import { dump_stack_print_info, print_modules } from '../kernel/dump_stack.js';
 import { exit_to_user_mode_loop } from '../kernel/entry-common.js';
 import { ExceptionTables } from '../kernel/extable.js';
 import type { Kallsyms } from '../kernel/kallsyms.js';
+import { MachineRefusal } from '../kernel/machine-refusal.js';
 import { Panic } from '../kernel/panic.js';
 import { ConsoleLog } from '../kernel/printk.js';
 import { Ratelimits } from '../kernel/ratelimit.js';
@@ -48,6 +49,7 @@ export class BootedKernel implements Kernel {
   readonly userMemory: UserMemory;
   readonly memory: Memory;
   readonly #panic: Panic;
+  readonly #bpf: BpfEnv;
 
   constructor(
     memory: Memory,
@@ -67,12 +69,17 @@ export class BootedKernel implements Kernel {
     this.#panic = new Panic(this.console, bootTaint(config));
     this.#panic.panic_notifier_list.push((here) => kfence_check_all_canary(here, this.kfence));
     const reserved = memory.pages.takeFrame('reserved_pg_dir');
-    if (reserved === null) throw new RangeError('the ram is full: no page for reserved_pg_dir');
+    if (reserved === null) throw new MachineRefusal('the ram is full: no page for reserved_pg_dir');
     this.reserved_pg_dir = reserved;
+    this.#bpf = bpf;
     const hooks = bpfHooks(bpf, config);
     this.bpf_arena_handle_page_fault = hooks.bpf_arena_handle_page_fault;
     this.bpf_prog_report_arena_violation = hooks.bpf_prog_report_arena_violation;
     this.is_bpf_text_address = hooks.is_bpf_text_address;
+  }
+
+  get arena_takes_ret_ip(): boolean {
+    return this.#bpf.variant === 'L2';
   }
 
   /** True behind a panic: nothing runs on the machine any more. */

@@ -6,6 +6,7 @@ import type { ThisCpu } from '../arch/arch.js';
 import { PAGE_SIZE } from '../arch/kernel.js';
 import { u64 } from '../emu/address.js';
 import type { Path } from '../emu/path.js';
+import { GuestRefusal } from '../kernel/guest-refusal.js';
 import {
   __kmalloc_noprof,
   kfree,
@@ -28,14 +29,10 @@ function gfp(args: readonly bigint[], i: number): number {
   return Number(BigInt.asUintN(32, args[i] ?? 0n));
 }
 
-/** The words of an array of pointers, which may cross pages. */
-function pointers(here: ThisCpu, va: bigint, count: number): bigint[] {
-  return Array.from({ length: count }, (_, i) => here.ram.readU64(wordAt(here, va, i)));
-}
-
+/** Physical address of a word of an array of pointers, which may cross pages. */
 function wordAt(here: ThisCpu, va: bigint, i: number): number {
   const pa = here.mmu.peek(u64(va + BigInt(i * 8)));
-  if (pa < 0 || pa % 8 !== 0) throw new RangeError(`no array of pointers at 0x${va.toString(16)}`);
+  if (pa < 0 || pa % 8 !== 0) throw new GuestRefusal(`no array of pointers at 0x${va.toString(16)}`);
   return pa;
 }
 
@@ -62,7 +59,9 @@ export function slabFunctions(slab: Slab): HostFunction[] {
   }
   function* freeBulk(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
     const [s = 0n, , p = 0n] = args;
-    for (const object of pointers(here, p, number(args, 1))) {
+    const count = number(args, 1);
+    for (let i = 0; i < count; i++) {
+      const object = here.ram.readU64(wordAt(here, p, i));
       if (s === 0n) yield* kfree(here, slab, object);
       else yield* kmem_cache_free(here, slab, slab.cacheAt(s), object);
     }
@@ -111,8 +110,7 @@ export function slabFunctions(slab: Slab): HostFunction[] {
   /** kmalloc() of a size known when compiling: the cache, the flags and the size. */
   function* kmalloc_cache(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
     const size = number(args, 2);
-    if (size > PAGE_SIZE * 2)
-      throw new RangeError(`__kmalloc_cache_noprof(${size}): no cache has such objects`);
+    if (size > PAGE_SIZE * 2) throw new GuestRefusal(`no cache has objects of ${size} bytes`);
     return yield* __kmalloc_noprof(here, slab, size, gfp(args, 1));
   }
 }

@@ -1,27 +1,20 @@
 /**
  * A booted machine: one architecture, its CPUs over one ram, and the kernel's rooms wired together.
  */
-import type { Arch, ExtableSpec, ThisCpu, VaRange } from '../arch/arch.js';
-import { type mm_struct, PAGE_SIZE, TaskDead, type task_struct, VM_SHARED } from '../arch/kernel.js';
+import type { Arch, ExtableSpec, TestRunKind, ThisCpu } from '../arch/arch.js';
+import { type mm_struct, PAGE_SIZE, type task_struct, VM_SHARED } from '../arch/kernel.js';
 import { DEFAULT_CONFIG, type KernelConfig } from '../arch/kernel-config.js';
-import type { bpf_arena } from '../bpf/arena.js';
 import { BpfEnv } from '../bpf/env.js';
-import type { bpf_line_info, bpf_prog } from '../bpf/program.js';
+import type { bpf_prog } from '../bpf/program.js';
 import { hex, u64 } from '../emu/address.js';
-import type { CpuStop, Engine } from '../emu/cpu.js';
+import type { Engine } from '../emu/cpu.js';
 import { type EventSink, NO_EVENTS, type RunOutcome } from '../emu/events.js';
 import { type Path, Trace } from '../emu/path.js';
 import { type Ram, RamError } from '../emu/ram.js';
-import {
-  DEFAULT_LIMITS,
-  type Guest,
-  type RaisedStop,
-  type RunLimits,
-  runGuest,
-  type StopResult,
-} from '../emu/run.js';
+import { DEFAULT_LIMITS, type RaisedStop, type RunLimits, runGuest } from '../emu/run.js';
 import { EBUSY } from '../kernel/errno.js';
-import { Kallsyms } from '../kernel/kallsyms.js';
+import { Kallsyms, type KernelSymbol } from '../kernel/kallsyms.js';
+import { MachineRefusal } from '../kernel/machine-refusal.js';
 import { createTask, pidOfCpu } from '../kernel/task.js';
 import { kfenceFunctions } from '../mm/kfence/frames.js';
 import { kfenceBoot } from '../mm/kfence/init.js';
@@ -30,10 +23,16 @@ import { map_kernel_range, map_page } from '../mm/map.js';
 import { Memory } from '../mm/memory.js';
 import { create_mm, mmap_region, type UserMm, type Vma } from '../mm/mmap.js';
 import { alloc_thread_stack, get_vm_area, VM_ALLOC } from '../mm/vmalloc.js';
-import { callHost, type HostFunction, HostFunctions } from './host-functions.js';
+import { BpfCallables } from './bpf-callables.js';
+import { guestOf } from './guest.js';
+import { type HostFunction, HostFunctions } from './host-functions.js';
 import { readVirtual, writeVirtual } from './host-view.js';
 import { IMAGE_ROOM, type Image, placeImage } from './image.js';
 import { BootedKernel } from './kernel.js';
+import { type BpfSpec, type LoadedBpf, loadBpf } from './load-bpf.js';
+import { MapPointers } from './map-pointers.js';
+import { NestedRuns } from './nested.js';
+import { type ProgramSpec, storeExtable, storeProgram } from './program-images.js';
 import { slabFunctions } from './slab-functions.js';
 import { alignUp, type TextKind, TextSpace } from './text.js';
 
@@ -86,18 +85,6 @@ export interface TextSpec {
   readonly code: Uint8Array;
 }
 
-/** What makes an image a BPF program. */
-export interface ProgramSpec {
-  readonly name: string;
-  readonly start: bigint;
-  readonly code: Uint8Array;
-  readonly tag?: string | undefined;
-  readonly arena?: bpf_arena | null | undefined;
-  readonly main?: bpf_prog | null | undefined;
-  readonly linfo?: readonly bpf_line_info[] | null | undefined;
-  readonly extable?: readonly ExtableSpec[] | undefined;
-}
-
 /** How kernel code starts. */
 export interface CallOptions {
   /** With interrupts off. */
@@ -117,13 +104,18 @@ export class System {
   readonly limits: RunLimits;
   readonly cpus: readonly ThisCpu[];
   readonly text: TextSpace;
+  /** Pointers to maps that guest code has. */
+  readonly maps: MapPointers;
+  /** Functions that BPF programs call. */
+  readonly callables: BpfCallables;
   readonly #engine: Engine;
   readonly #image: Image;
   readonly #hostFunctions = new HostFunctions();
+  readonly #runs = new NestedRuns();
   #user: UserMm | null = null;
   #closed = false;
 
-  /** Boots a machine. Throws a RamError or a RangeError that says what cannot be had. */
+  /** Boots a machine. Throws a RamError or a MachineRefusal that says what cannot be had. */
   static boot(options: SystemOptions): System {
     return new System(options);
   }
@@ -157,6 +149,8 @@ export class System {
     this.text = new TextSpace(this.memory, arch.layout, arch.textFiller);
     // Nobody calls the allocators of a machine that was not booted for it.
     const functions = kfence === null ? [] : slabFunctions(this.kernel.slab);
+    this.maps = new MapPointers(this.memory);
+    this.callables = new BpfCallables(this);
     this.#image = placeImage(arch, kfence === null ? [] : [...functions, ...kfenceFunctions]);
 
     const cpus: ThisCpu[] = [];
@@ -171,10 +165,8 @@ export class System {
         this.kernel.kallsyms.add(symbol);
         // Host code stands in for these functions; their bytes are filler.
         this.text.map(boot, symbol.start, symbol.size);
-        const code = new Uint8Array(symbol.size).fill(arch.textFiller[0] ?? 0);
         const fn = functions.find(({ name }) => name === symbol.name);
-        if (fn !== undefined) this.#storeHostFunction(boot, fn, symbol.start, code);
-        arch.addUnwindInfo(boot, { name: symbol.name, start: symbol.start, code });
+        this.#storeFunction(boot, symbol, new Uint8Array(), fn ?? null);
       }
       this.text.reserve('kernel', arch.layout.text.start + IMAGE_ROOM);
     } catch (error) {
@@ -211,39 +203,48 @@ export class System {
    * as the JIT does it.
    */
   loadProgram(spec: ProgramSpec): bpf_prog {
-    const boot = this.here();
-    const { start, code } = spec;
-    const entries = spec.extable ?? [];
-    const table = entries.length === 0 ? null : alignUp(start + BigInt(code.length), 4n);
-    this.text.store(boot, 'bpf', start, code);
-    const prog = this.bpf.programs.load({
-      ...spec,
-      table: table === null ? null : { extable: table, num_exentries: entries.length },
-    });
-    const { ksym } = prog.aux;
-    this.kernel.kallsyms.add({ name: ksym.name, start, size: code.length, kind: 'bpf' });
-    if (table !== null) {
-      this.#storeExtable('bpf', table, entries, { start, end: start + BigInt(code.length) });
-    }
+    const prog = storeProgram(this, spec);
     this.#flushCode();
     return prog;
+  }
+
+  /**
+   * Loads a program from BPF instructions: verifies, compiles and stores it. Throws a VerifierError or a JitError for
+   * what the kernel refuses.
+   */
+  loadBpf(spec: BpfSpec): LoadedBpf {
+    const loaded = loadBpf(this, spec);
+    this.#flushCode();
+    return loaded;
+  }
+
+  /**
+   * Gives a function of the kernel image its code, once more if it has some; what is not given of it is filler.
+   * @param host its body, for code that stops for the host
+   */
+  placeFunction(symbol: KernelSymbol, code: Uint8Array, host: HostFunction | null): void {
+    const { kallsyms } = this.kernel;
+    if (kallsyms.kallsyms_lookup_name(symbol.name) !== symbol.start) kallsyms.add(symbol);
+    this.text.map(this.here(), symbol.start, symbol.size);
+    this.#storeFunction(this.here(), symbol, code, host);
+    this.#flushCode();
   }
 
   /** The exception table of kernel text: once, with all its entries. */
   loadKernelExtable(entries: readonly ExtableSpec[]): void {
     if (entries.length === 0) return;
-    this.#storeExtable('kernel', alignUp(this.textBase('kernel'), 4n), entries, null);
+    storeExtable(this, 'kernel', alignUp(this.textBase('kernel'), 4n), entries, null);
   }
 
   /**
    * Maps fresh pages at a free place of the vmalloc space or at `at`; returns their address.
-   * Throws a RangeError, VmallocError or PageAllocatorError when they cannot be had.
+   * Throws a MachineRefusal, VmallocError or PageAllocatorError when they cannot be had.
    */
   loadPages(size: number, prot: bigint, owner: string, at?: bigint): bigint {
     const boot = this.here();
     const options = at === undefined ? {} : { at };
     const area = get_vm_area(boot, this.memory, size, VM_ALLOC, options);
-    if (area === null) throw new RangeError(`no room for ${size} bytes in the vmalloc space`);
+    if (area === null) throw new MachineRefusal(`no room for ${size} bytes in the vmalloc space`);
     this.#mapFresh(boot, this.memory.init_mm, area.addr, size, prot, owner);
     return area.addr;
   }
@@ -281,7 +282,7 @@ export class System {
     if (this.#user === null) {
       const boot = this.here();
       const mm = create_mm(boot, this.memory, boot.current.comm);
-      if (mm === null) throw new RangeError('the ram is full: no page for the root table of a task');
+      if (mm === null) throw new MachineRefusal('the ram is full: no page for the root table of a task');
       boot.current.mm = mm;
       boot.current.active_mm = mm;
       this.arch.switch_mm(boot, mm);
@@ -292,40 +293,75 @@ export class System {
 
   /**
    * Runs kernel code on the kernel stack of a CPU until it returns or ends otherwise. Registers that are
-   * not given are zero, the stack pointer and what the return needs excepted.
+   * not given are zero, the stack pointer and what the return needs excepted. While a run is under way on
+   * that CPU, this one is nested in it, below it on its stack, and puts everything back.
    */
-  call(
+  *call(
     id: number,
     pc: bigint,
     registers: ReadonlyMap<string, bigint>,
     options: CallOptions = {},
   ): Path<RunOutcome> {
     const here = this.here(id);
-    const { stack, stackSize } = here.current;
-    this.#clearRegisters(here);
-    this.arch.prepareCall(here, pc, stack + BigInt(stackSize));
-    if (options.irqs_disabled === true) this.arch.disableInterrupts(here);
-    return this.#run(here, pc, registers, options.raised ?? null);
+    const stackTop = this.#runs.begin(here);
+    try {
+      this.#clearRegisters(here);
+      this.arch.prepareCall(here, pc, stackTop);
+      if (options.irqs_disabled === true) this.arch.disableInterrupts(here);
+      return yield* this.#run(here, pc, registers, options.raised ?? null);
+    } finally {
+      this.#runs.end(here);
+    }
   }
 
-  /** Runs user code in user mode, in the address space of CPU 0's task. `stackTop` is the first sp. */
-  user(
+  /**
+   * Runs a program as BPF_PROG_TEST_RUN does, below the frames of the system call.
+   * @param ctx what R1 points to; 0n without a context
+   */
+  *testRun(id: number, prog: bpf_prog, ctx: bigint, kind: TestRunKind): Path<RunOutcome> {
+    const here = this.here(id);
+    const entry = this.callables.placeChain(kind);
+    const stackTop = this.#runs.begin(here);
+    try {
+      this.#clearRegisters(here);
+      this.arch.testRun.prepare(here, entry, stackTop, prog.bpf_func, ctx);
+      return yield* this.#run(here, here.cpu.read(this.arch.pcRegister), new Map(), null);
+    } finally {
+      this.#runs.end(here);
+    }
+  }
+
+  /**
+   * Runs user code in user mode, in the address space of CPU 0's task, or in `mm`, which then is that of the
+   * CPU's current task already. `stackTop` is the first sp.
+   */
+  *user(
     id: number,
     pc: bigint,
     stackTop: bigint,
     registers: ReadonlyMap<string, bigint>,
     raised: RaisedStop | null = null,
+    mm: UserMm = this.userMm(),
   ): Path<RunOutcome> {
     const here = this.here(id);
-    const mm = this.userMm();
     if (here.current.mm !== mm) {
       here.current.mm = mm;
       here.current.active_mm = mm;
       this.arch.switch_mm(here, mm);
     }
-    this.#clearRegisters(here);
-    this.arch.prepareUser(here, pc, stackTop);
-    return this.#run(here, pc, registers, raised);
+    this.#runs.begin(here);
+    try {
+      this.#clearRegisters(here);
+      this.arch.prepareUser(here, pc, stackTop);
+      return yield* this.#run(here, pc, registers, raised);
+    } finally {
+      this.#runs.end(here);
+    }
+  }
+
+  /** A register of a CPU, as its last run left it. */
+  register(id: number, name: string): bigint {
+    return this.#runs.register(this.here(id), name);
   }
 
   /** Memory through the current tables of a CPU, whatever the rights; null when a byte is not mapped. */
@@ -358,6 +394,7 @@ export class System {
   ): Path<RunOutcome> {
     // From now on frames that nobody owns may have been written to, through the direct map.
     this.memory.pages.exposed = true;
+    this.maps.refresh();
     for (const [name, value] of registers) here.cpu.write(name, u64(value));
     here.mmu.refresh();
     return runGuest(guestOf(here, this.#hostFunctions), pc, this.limits, raised);
@@ -378,36 +415,23 @@ export class System {
     for (let offset = 0; offset < size; offset += PAGE_SIZE) {
       const va = start + BigInt(offset);
       const pa = this.memory.pages.alloc_page(here, owner);
-      if (pa === null) throw new RangeError(`the ram is full: no page for ${owner}`);
+      if (pa === null) throw new MachineRefusal(`the ram is full: no page for ${owner}`);
       const err = map_page(here, this.memory, mm, va, pa, prot);
-      if (err === -EBUSY) throw new RangeError(`${hex(va)} is mapped already`);
-      if (err !== 0) throw new RangeError(`the ram is full: no page for the tables of ${owner}`);
+      if (err === -EBUSY) throw new MachineRefusal(`${hex(va)} is mapped already`);
+      if (err !== 0) throw new MachineRefusal(`the ram is full: no page for the tables of ${owner}`);
+      if (mm !== this.memory.init_mm) this.memory.pages.page_add_rmap(pa);
     }
   }
 
-  /** Guest code can call this function: it stops for the host. */
-  #storeHostFunction(boot: ThisCpu, fn: HostFunction, start: bigint, code: Uint8Array): void {
-    code.set(this.arch.hostCall.code);
-    this.text.store(boot, 'kernel', start, this.arch.hostCall.code);
-    this.#hostFunctions.place(this.arch, fn, start);
-  }
-
-  #storeExtable(kind: TextKind, va: bigint, entries: readonly ExtableSpec[], range: VaRange | null): void {
-    const boot = this.here();
-    const size = this.arch.extableEntrySize;
-    const bytes = new Uint8Array(entries.length * size);
-    // Sorted by instruction address: the kernel's at build time, a program's by the JIT.
-    const sorted = entries.toSorted((a, b) => (a.insn < b.insn ? -1 : a.insn > b.insn ? 1 : 0));
-    for (const [index, entry] of sorted.entries()) {
-      bytes.set(this.arch.packExtable(entry, va + BigInt(index * size)), index * size);
-    }
-    this.text.store(boot, kind, va, bytes);
-    const pa = boot.mmu.peek(va);
-    const last = bytes.length - 1;
-    if (boot.mmu.peek(va + BigInt(last)) !== pa + last) {
-      throw new RangeError(`an exception table of ${entries.length} entries does not fit where it has to go`);
-    }
-    this.kernel.extables.register({ kind, va, pa, count: entries.length, entrySize: size, range });
+  /** Code and unwind information of a function whose pages are there. */
+  #storeFunction(boot: ThisCpu, symbol: KernelSymbol, own: Uint8Array, host: HostFunction | null): void {
+    const { name, start, size } = symbol;
+    const given = host === null ? own : this.arch.hostCall.code;
+    const code = new Uint8Array(size).fill(this.arch.textFiller[0] ?? 0);
+    code.set(given);
+    if (given.length > 0) this.text.store(boot, 'kernel', start, given);
+    if (host !== null) this.#hostFunctions.place(this.arch, host, start);
+    this.arch.addUnwindInfo(boot, { name, start, code });
   }
 
   #createCpu(id: number, engine: Engine): ThisCpu {
@@ -415,6 +439,7 @@ export class System {
     const mmu = arch.createMmu(ram, this.config);
     const cpu = engine.createCpu(arch.name, ram, { id, filler: mmu, sentinel: this.#image.sentinel });
     const trace = new Trace(id, NO_EVENTS);
+    trace.patience = { ...this.limits, now: () => performance.now() };
     mmu.attach(cpu, trace);
     const current = this.kernel.noTask();
     const here: ThisCpu = { cpu, mmu, ram, trace, arch, kernel: this.kernel, current, regs: null };
@@ -449,29 +474,5 @@ export class System {
       signal_pending: task.signal_pending ?? 'none',
     });
     this.arch.setupCpu(here, this.memory.init_mm);
-  }
-}
-
-function guestOf(here: ThisCpu, functions: HostFunctions): Guest {
-  return {
-    cpu: here.cpu,
-    trace: here.trace,
-    pcRegister: here.arch.pcRegister,
-    handleStop: (stop) => handleStop(here, functions, stop),
-    now: () => performance.now(),
-  };
-}
-
-/** What the kernel does not return from, it ends by throwing: that is the end of the run. */
-function* handleStop(here: ThisCpu, functions: HostFunctions, stop: CpuStop): Path<StopResult> {
-  try {
-    const called = stop.kind === 'halt' ? functions.at(here.cpu.read(here.arch.pcRegister)) : null;
-    if (called !== null) return yield* callHost(here, called);
-    return yield* here.arch.handleStop(here, stop);
-  } catch (thrown) {
-    if (!(thrown instanceof TaskDead)) throw thrown;
-    const pc = here.cpu.read(here.arch.pcRegister);
-    here.trace.emit({ type: 'resolved', cpu: here.cpu.id, how: 'dead', pc });
-    return { how: 'end', outcome: thrown.outcome };
   }
 }

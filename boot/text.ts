@@ -5,6 +5,7 @@
 import type { AddressLayout, ThisCpu } from '../arch/arch.js';
 import { PAGE_SIZE } from '../arch/kernel.js';
 import { pageOf } from '../emu/address.js';
+import { MachineRefusal } from '../kernel/machine-refusal.js';
 import { map_kernel_range } from '../mm/map.js';
 import type { Memory } from '../mm/memory.js';
 
@@ -15,7 +16,7 @@ export type TextKind = 'kernel' | 'bpf';
 export const TEXT_ALIGN = 16;
 
 /** Bytes mapped at a time; region starts are aligned to it. */
-const CHUNK = 4 * PAGE_SIZE;
+export const CHUNK = 4 * PAGE_SIZE;
 
 /** Code never begins at the first byte that is mapped: dumps show what is in front of an instruction (x86: 42 bytes). */
 const BYTES_IN_FRONT = 64n;
@@ -68,7 +69,7 @@ export class TextSpace {
     const { ram, pages, pgtable, init_mm } = this.#memory;
     const chunk = page & ~BigInt(CHUNK - 1);
     const pa = pages.takeFrames(CHUNK / PAGE_SIZE, 'text');
-    if (pa === null) throw new RangeError('the ram is full: no pages for code; make it larger');
+    if (pa === null) throw new MachineRefusal('the ram is full: no pages for code; make it larger');
     ram.write(pa, this.#blank);
     const err = map_kernel_range(
       here,
@@ -79,7 +80,8 @@ export class TextSpace {
       CHUNK / PAGE_SIZE,
       pgtable.PAGE_KERNEL_ROX,
     );
-    if (err !== 0) throw new RangeError('the ram is full: no pages for the tables of code; make it larger');
+    if (err !== 0)
+      throw new MachineRefusal('the ram is full: no pages for the tables of code; make it larger');
   }
 }
 

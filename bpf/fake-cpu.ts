@@ -33,6 +33,8 @@ const FUNCTIONS: readonly [name: string, size: number][] = [
   ['bpf_prog_report_arena_violation', 0xb0],
   ['ex_handler_bpf', 0xa0],
   ['my_kfunc', 0x40],
+  ['bpf_prog_report_rqspinlock_violation', 0x130],
+  ['bpf_prog_report_may_goto_violation', 0x90],
   ['bpf_test_run', 0x3a0],
 ];
 
@@ -67,7 +69,11 @@ export function fakeCpu(parts: Partial<ThisCpu> = {}, arch: Partial<Arch> = {}):
   };
   const fakeArch: Partial<Arch> = {
     kernelSideFrames: KERNEL_SIDE,
-    progSideFrames: PROG_SIDE,
+    progSideFrames: () => PROG_SIDE,
+    bpfReports: {
+      rqspinlock: { fn: 'bpf_prog_report_rqspinlock_violation', offset: 0x10b, size: 0x130 },
+      may_goto: { fn: 'bpf_prog_report_may_goto_violation', offset: 0x6a, size: 0x90 },
+    },
     stackAddresses: () => [...fake.stack],
     ...arch,
   };

@@ -9,11 +9,13 @@ import { type Delegate, drain, type Path, Trace } from '../emu/path.js';
 import { Ram } from '../emu/ram.js';
 import { Memory } from '../mm/memory.js';
 import { apply_to_page_range, vmalloc_to_page } from '../mm/pgtable_walk.js';
-import { arena_map_alloc, BPF_F_MMAPABLE, type bpf_arena, type bpf_map, type MapAttr } from './arena.js';
+import { failPages } from '../mm/testing.js';
+import { arena_map_alloc } from './arena/arena.js';
+import { BPF_F_MMAPABLE, type bpf_arena, type bpf_map, type MapAttr } from './arena/arena_struct.js';
 import { BpfEnv } from './env.js';
 import { type FakeCpu, fakeCpu } from './fake-cpu.js';
 import type { BpfProgramSpec, bpf_prog } from './program.js';
-import { BPF_STDERR, bpf_stream_get, streamText } from './stream.js';
+import { BPF_STDERR, bpf_stream_get, streamText } from './stream/stream.js';
 
 /** Default start of the user mapping. */
 export const U = 0x7f7d26200000n;
@@ -37,9 +39,11 @@ export class FakeMachine {
   env: BpfEnv;
 
   constructor(arch: 'x86-64' | 'arm64' = 'x86-64', ramSize = 32 << 20) {
-    const { layout, pgtable } = arch === 'arm64' ? arm64 : x86;
+    const real = arch === 'arm64' ? arm64 : x86;
+    const { layout, pgtable } = real;
     const ram = new Ram(layout.physBase, ramSize);
-    this.cpu = fakeCpu({ ram });
+    const { vm_get_page_prot, pte_mkyoung, pte_mkspecial } = real;
+    this.cpu = fakeCpu({ ram }, { vm_get_page_prot, pte_mkyoung, pte_mkspecial });
     this.here = this.cpu.here;
     this.memory = new Memory(ram, pgtable(DEFAULT_CONFIG), layout);
     this.memory.cpus.push(this.here);
@@ -133,7 +137,7 @@ export class FakeMachine {
 
   /** Lets the page allocator fail after `count` more pages. */
   failPagesAfter(count: number): void {
-    this.memory.pages.failAfter(count);
+    failPages(this.memory, count);
   }
 
   /** vmalloc areas that exist. */

@@ -4,9 +4,9 @@
  */
 import type { Kernel } from '../arch/kernel.js';
 import type { KernelConfig } from '../arch/kernel-config.js';
-import { bpf_arena_handle_page_fault } from './arena_fault.js';
+import { bpf_arena_handle_page_fault, bpf_arena_handle_page_fault_hinted } from './arena/arena_fault.js';
 import type { BpfEnv } from './env.js';
-import { bpf_prog_report_arena_violation } from './report.js';
+import { bpf_prog_report_arena_violation } from './stream/report.js';
 
 export type BpfHooks = Pick<
   Kernel,
@@ -26,8 +26,10 @@ export function bpfHooks(env: BpfEnv, config: KernelConfig): BpfHooks {
     };
   }
   return {
-    bpf_arena_handle_page_fault: (here, addr, is_write, fault_ip) =>
-      bpf_arena_handle_page_fault(here, env, addr, is_write, fault_ip),
+    bpf_arena_handle_page_fault: (here, addr, is_write, fault_ip, ret_ip) =>
+      env.variant === 'L2'
+        ? bpf_arena_handle_page_fault_hinted(here, env, addr, is_write, fault_ip, ret_ip ?? 0n)
+        : bpf_arena_handle_page_fault(here, env, addr, is_write, fault_ip),
     bpf_prog_report_arena_violation: (here, write, addr, fault_ip) =>
       bpf_prog_report_arena_violation(here, env, write, addr, fault_ip),
     is_bpf_text_address,

@@ -13,8 +13,9 @@
 import { createHash } from 'node:crypto';
 import type { ThisCpu } from '../arch/arch.js';
 import { EINVAL, ENOENT } from '../kernel/errno.js';
-import type { bpf_arena } from './arena.js';
-import { BPF_STDERR, BPF_STDOUT, bpf_stream } from './stream.js';
+import { MachineRefusal } from '../kernel/machine-refusal.js';
+import type { bpf_arena } from './arena/arena_struct.js';
+import { BPF_STDERR, BPF_STDOUT, bpf_stream } from './stream/stream.js';
 
 /** struct bpf_line_info together with its place in the image (jited_linfo). */
 export interface bpf_line_info {
@@ -111,7 +112,7 @@ export class BpfPrograms {
     return this.#ksyms.flatMap(({ prog }) => (prog === null ? [] : [prog]));
   }
 
-  /** Makes a program known. Throws a RangeError for a malformed tag or an image that overlaps another. */
+  /** Makes a program known. Throws a RangeError for a malformed tag, a MachineRefusal for an image that overlaps another. */
   load(spec: BpfProgramSpec): bpf_prog {
     const tag = spec.tag ?? imageTag(spec.code);
     if (!/^[0-9a-f]{16}$/.test(tag)) {
@@ -139,7 +140,7 @@ export class BpfPrograms {
         : behind !== undefined && ksym.end > behind.start
           ? behind
           : null;
-    if (hit !== null) throw new RangeError(`image of ${ksym.name} overlaps the image of ${hit.name}`);
+    if (hit !== null) throw new MachineRefusal(`image of ${ksym.name} overlaps the image of ${hit.name}`);
     this.#ksyms.splice(at, 0, ksym);
     this.#changed();
   }

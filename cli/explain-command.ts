@@ -1,8 +1,8 @@
 /** `kfault explain`. */
 import type { ConsoleFormat } from '../kernel/printk.js';
-import { consoleOfFixture, explainFixture } from '../vector/explain-fixture.js';
-import { loadFixture } from '../vector/load.js';
-import { fixtureErrors } from '../vector/run-fixture.js';
+import { loadFixture } from '../vector/format/load.js';
+import { consoleOfFixture, explainFixture } from '../vector/report/explain-fixture.js';
+import { fixtureErrors } from '../vector/run/run-fixture.js';
 import { openEngine } from './engine.js';
 import { type Io, PASSED, UNUSABLE, UsageError } from './io.js';
 

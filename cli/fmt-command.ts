@@ -1,12 +1,12 @@
 /** `kfault fmt`. */
 import { writeFileSync } from 'node:fs';
 import type { Engine } from '../emu/cpu.js';
-import { buildMachine } from '../vector/build-machine.js';
-import { discoverFixtures } from '../vector/discover.js';
-import { FixtureError } from '../vector/fixture-error.js';
-import { formatFixture, withoutDistances } from '../vector/format-file.js';
-import { type Fixture, loadFixture } from '../vector/load.js';
-import { fixtureErrors } from '../vector/run-fixture.js';
+import { buildMachine } from '../vector/build/build-machine.js';
+import { discoverFixtures } from '../vector/format/discover.js';
+import { FixtureError } from '../vector/format/fixture-error.js';
+import { formatFixture, withoutDistances } from '../vector/format/format-file.js';
+import { type Fixture, loadFixture } from '../vector/format/load.js';
+import { fixtureErrors } from '../vector/run/run-fixture.js';
 import { openEngine } from './engine.js';
 import { FAILED, type Io, PASSED, UNUSABLE } from './io.js';
 

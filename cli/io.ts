@@ -1,6 +1,6 @@
 /** Where a command reads its surroundings and writes its output; tests put their own in place. */
 import pc from 'picocolors';
-import type { Colours } from '../vector/report-human.js';
+import type { Colours } from '../vector/report/report-human.js';
 
 export interface Io {
   out(text: string): void;

@@ -1,11 +1,11 @@
 /** `kfault run`. */
 import type { Engine } from '../emu/cpu.js';
-import { discoverFixtures } from '../vector/discover.js';
-import { type Fixture, loadFixture } from '../vector/load.js';
-import { fixtureLines, summaryLines } from '../vector/report-human.js';
-import { jsonReport } from '../vector/report-json.js';
-import { exitStatus, type FixtureResult, invalidResult } from '../vector/result.js';
-import { runFixture } from '../vector/run-fixture.js';
+import { discoverFixtures } from '../vector/format/discover.js';
+import { type Fixture, loadFixture } from '../vector/format/load.js';
+import { fixtureLines, summaryLines } from '../vector/report/report-human.js';
+import { jsonReport } from '../vector/report/report-json.js';
+import { exitStatus, type FixtureResult, invalidResult } from '../vector/run/result.js';
+import { runFixture } from '../vector/run/run-fixture.js';
 import { openEngine } from './engine.js';
 import { coloursFor, type Io, UsageError } from './io.js';
 

@@ -1,5 +1,5 @@
 /** `kfault schema`. */
-import { jsonSchema } from '../vector/schema.js';
+import { jsonSchema } from '../vector/format/schema.js';
 import { type Io, PASSED } from './io.js';
 
 /** Prints the JSON Schema of fixtures. */

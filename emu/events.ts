@@ -217,8 +217,16 @@ export type RunOutcome =
       /** si_pkey, with SEGV_PKUERR only. */
       readonly pkey?: number;
     }
-  /** The same instruction faulted at the same address with the same entries, `turns` times in a row. */
-  | { readonly kind: 'livelock'; readonly pc: bigint; readonly address: bigint; readonly turns: number }
+  /**
+   * The same instruction faulted at the same address with the same entries, or a loop of the kernel went round
+   * without anything changing, `turns` times in a row. `pc` is null where no instruction has led there.
+   */
+  | {
+      readonly kind: 'livelock';
+      readonly pc: bigint | null;
+      readonly address: bigint;
+      readonly turns: number;
+    }
   /** The instruction budget is used up. */
   | { readonly kind: 'budget'; readonly instructions: number }
   /** The wall-clock limit is over. */

@@ -1,4 +1,5 @@
 /** What tells the event stream about one CPU; the base of both builds' `Trace`. */
+import { DEFAULT_PATIENCE, type Patience } from './endless.js';
 import { type Event, type EventSink, NO_EVENTS } from './events.js';
 
 export class Narrator {
@@ -7,6 +8,13 @@ export class Narrator {
    * functions do by themselves.
    */
   listening = false;
+  /**
+   * Called at each decision of a path on this CPU, when its event is out and before the path goes on:
+   * where another CPU may act between two steps. Null when nobody wants that.
+   */
+  onDecision: ((fn: string, test: string) => void) | null = null;
+  /** How long paths on this CPU may go round in a loop without anything changing. */
+  patience: Patience = DEFAULT_PATIENCE;
   #sink: EventSink = NO_EVENTS;
 
   constructor(

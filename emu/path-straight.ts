@@ -16,6 +16,7 @@ export class Trace extends Narrator {
 
   decide<T extends Primitive>(fn: string, test: string, value: T): T {
     if (this.listening) this.emit({ type: 'decide', cpu: this.cpu, fn, test, value });
+    if (this.onDecision !== null) this.onDecision(fn, test);
     return value;
   }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
-import { type Event, EventLog } from './events.js';
+import { type Event, EventLog, NO_EVENTS } from './events.js';
 import { type Delegate, drain, type Path, port, portedFunctions, type Step, Trace } from './path.js';
+import { Trace as StraightTrace } from './path-straight.js';
 
 interface Here {
   readonly trace: Trace;
@@ -110,4 +111,51 @@ describe('a path', () => {
   test('is known by its name', () => {
     expect(portedFunctions()).toEqual(['inner', 'outer', 'thrower']);
   });
+});
+
+/** Both builds' Trace: this file's code is straightened, path-straight.ts is what it runs on then. */
+describe.each([
+  ['generators', Trace],
+  ['plain functions', StraightTrace],
+])('what is to happen at a decision, with %s', (_build, Build) => {
+  /** The straight build's decide() hands the value back as it is. */
+  const settled = (decided: unknown): unknown =>
+    typeof decided === 'object' ? drain(decided as Delegate<unknown>) : decided;
+
+  test('happens when its event is out, and the value stays what it was', () => {
+    const log = new EventLog();
+    const [trace, other] = [new Build(0, log), new Build(1, log)];
+    const seen: unknown[] = [];
+    trace.onDecision = (fn, test) => {
+      seen.push([fn, test, log.events.length, settled(other.decide('other', 'n', 7))]);
+      trace.onDecision = null;
+    };
+    expect(settled(trace.decide('inner', 'n > 1', 5))).toBe(5);
+    expect(settled(trace.decide('inner', 'n > 2', 6))).toBe(6);
+    expect(seen).toEqual([['inner', 'n > 1', 1, 7]]);
+    expect(log.events.map((event) => event.cpu)).toEqual([0, 1, 0]);
+  });
+
+  test('happens when nobody listens, on the same CPU, too', () => {
+    const trace = new Build(0, NO_EVENTS);
+    trace.onDecision = () => {
+      trace.onDecision = null;
+      expect(settled(trace.decide('nested', 'n', 8))).toBe(8);
+    };
+    expect(settled(trace.decide('inner', 'n > 1', 5))).toBe(5);
+    expect(trace.onDecision).toBeNull();
+  });
+});
+
+test('what is to happen at a decision happens before the path is seen to stop there', () => {
+  const { here: on } = here(true);
+  let times = 0;
+  on.trace.onDecision = () => {
+    times += 1;
+  };
+  const iterator = inner(on, 4)[Symbol.iterator]();
+  iterator.next();
+  expect(times).toBe(0);
+  iterator.next();
+  expect(times).toBe(1);
 });

@@ -55,9 +55,13 @@ export class Trace extends Narrator {
 
   /** Records a decision of `fn` and hands its value back: `if (yield* trace.decide(…)) …`. */
   decide<T extends Primitive>(fn: string, test: string, value: T): Delegate<T> {
-    if (!this.listening && !this.pausing) return this.immediate(value);
+    if (!this.listening && !this.pausing) {
+      if (this.onDecision !== null) this.onDecision(fn, test);
+      return this.immediate(value);
+    }
     const event: DecideEvent = { type: 'decide', cpu: this.cpu, fn, test, value };
     this.emit(event);
+    if (this.onDecision !== null) this.onDecision(fn, test);
     return this.#stop(event, value);
   }
 

@@ -17,6 +17,7 @@ export const EINVAL = 22;
 export const ENOSPC = 28;
 export const ERANGE = 34;
 export const EDEADLK = 35;
+export const EOVERFLOW = 75;
 export const EOPNOTSUPP = 95;
 export const ETIMEDOUT = 110;
 /** Kernel-internal; user space never sees it. */
@@ -40,6 +41,7 @@ const NAMES: ReadonlyMap<number, string> = new Map([
   [ENOSPC, 'ENOSPC'],
   [ERANGE, 'ERANGE'],
   [EDEADLK, 'EDEADLK'],
+  [EOVERFLOW, 'EOVERFLOW'],
   [EOPNOTSUPP, 'EOPNOTSUPP'],
   [ETIMEDOUT, 'ETIMEDOUT'],
   [ENOTSUPP, 'ENOTSUPP'],

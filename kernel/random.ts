@@ -2,6 +2,7 @@
  * Random numbers as the kernel asks for them: get_random_u32() and get_random_u32_below() of
  * drivers/char/random.c. Where they come from is an input, so that two runs of a machine are alike.
  */
+import { MachineRefusal } from './machine-refusal.js';
 
 export interface Random {
   /** 0 to 2^32 - 1. */
@@ -53,12 +54,12 @@ export class ListedRandom implements Random {
     return this.#draws.shift() ?? this.then.get_random_u32();
   }
 
-  /** Throws a RangeError when the number that comes next is not below `ceil`. */
+  /** Throws a MachineRefusal when the number that comes next is not below `ceil`. */
   get_random_u32_below(ceil: number): number {
     const draw = this.#draws.shift();
     if (draw === undefined) return this.then.get_random_u32_below(ceil);
     if (draw >= ceil)
-      throw new RangeError(`the next random number is ${draw}, but one below ${ceil} is asked for`);
+      throw new MachineRefusal(`the next random number is ${draw}, but one below ${ceil} is asked for`);
     return draw;
   }
 }

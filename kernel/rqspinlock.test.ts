@@ -29,13 +29,6 @@ describe('rqspinlock', () => {
     expect(here.current.preempt_count).toBe(0);
   });
 
-  test('fails as often as asked, free or not', () => {
-    const { here } = testCpu();
-    const lock = new rqspinlock('arena->spinlock');
-    lock.failNext(ETIMEDOUT, 2);
-    expect([1, 2, 3].map(() => raw_res_spin_lock_irqsave(here, lock))).toEqual([-ETIMEDOUT, -ETIMEDOUT, 0]);
-  });
-
   test('refuses to be released by somebody who does not hold it', () => {
     const { here } = testCpu({ id: 1 });
     const lock = new rqspinlock('arena->spinlock');

@@ -16,6 +16,7 @@ import {
   type pt_regs,
   VM_FAULT_COMPLETED,
   VM_FAULT_ERROR,
+  VM_FAULT_NOPAGE,
   VM_FAULT_OOM,
   VM_FAULT_RETRY,
   VM_FAULT_SIGBUS,
@@ -43,23 +44,7 @@ export const ANONYMOUS_OWNER = 'anonymous';
 
 /** User memory as the fault handlers of the architectures see it: part of `Kernel`. */
 export class UserMemory {
-  #injected = 0;
-  #times = 0;
-
   constructor(readonly memory: Memory) {}
-
-  /** Makes the next `times` handle_mm_fault() end with these VM_FAULT_* bits before anything is looked at. */
-  failNext(fault: number, times = 1): void {
-    this.#injected = fault;
-    this.#times = times;
-  }
-
-  /** Takes one of the results asked for: VM_FAULT_* bits, 0 when there is none (left). */
-  takeFailure(): number {
-    if (this.#times <= 0) return 0;
-    this.#times -= 1;
-    return this.#injected;
-  }
 
   /** The mapping of a user address with its lock held; null when there is none or it cannot be had so. */
   lock_vma_under_rcu(here: ThisCpu, mm: mm_struct, address: bigint): Delegate<vm_area_struct | null> {
@@ -99,16 +84,15 @@ export class UserMemory {
     flags: number,
     regs: pt_regs,
   ): Delegate<number> {
-    return handle_mm_fault(here, this, vma, address, flags, regs);
+    return handle_mm_fault(here, vma, address, flags, regs);
   }
 }
 
 const handle_mm_fault = port(
   'handle_mm_fault',
-  ['user', 'vma', 'address', 'flags', 'regs'],
+  ['vma', 'address', 'flags', 'regs'],
   function* (
     here: ThisCpu,
-    user: UserMemory,
     vma: vm_area_struct,
     address: bigint,
     flags: number,
@@ -116,7 +100,7 @@ const handle_mm_fault = port(
   ): Path<number> {
     const fn = 'handle_mm_fault';
     if (!(vma instanceof Vma)) throw new MmapError('handle_mm_fault() of a mapping that mm/ did not make');
-    const chosen = takeChosen(vma) || user.takeFailure();
+    const chosen = takeChosen(vma);
     if (chosen !== 0) {
       yield* here.trace.decide(fn, 'chosen by the fixture', chosen);
       if ((chosen & VM_FAULT_COMPLETED) === 0) return endWith(vma, flags, chosen);
@@ -300,27 +284,61 @@ const wp_page_copy = port(
   },
 );
 
+/** A page of a file. Private mappings of files, which a write would copy, are left out. */
 const do_fault = port(
   'do_fault',
   ['vma', 'address', 'flags', 'pte'],
   function* (here: ThisCpu, vma: Vma, address: bigint, flags: number, pte: Ptep): Path<number> {
     const { trace } = here;
-    const { memory } = vma.vm_mm;
-    const { vm_ops } = vma;
-    if (vm_ops === null) throw new MmapError('do_fault() of anonymous memory');
-    const pgoff = Number((address - vma.vm_start) >> 12n);
-    const vmf: vm_fault = { vma, address, pgoff, flags, page: null };
-    const ret = yield* vm_ops.fault(here, vmf);
-    const refused = (ret & (VM_FAULT_ERROR | VM_FAULT_RETRY | VM_FAULT_COMPLETED)) !== 0;
-    const test = 'ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY | VM_FAULT_DONE_COW)';
-    if (yield* trace.decide('__do_fault', test, refused)) return ret;
-    const { page } = vmf;
-    if (page === null) throw new MmapError('vm_ops->fault() succeeded without a page');
-    memory.pages.page_add_rmap(page);
-    memory.pgtable.set_pte(here, pte, entryFor(here, memory, vma, page, flags));
-    return ret;
+    const write = (flags & FAULT_FLAG_WRITE) !== 0;
+    if (yield* trace.decide('do_fault', '!(vmf->flags & FAULT_FLAG_WRITE)', !write)) {
+      return yield* do_shared(here, 'do_read_fault', vma, address, flags, pte);
+    }
+    const cow = (vma.vm_flags & VM_SHARED) === 0;
+    if (yield* trace.decide('do_fault', '!(vma->vm_flags & VM_SHARED)', cow)) {
+      throw new MmapError('a write to a private mapping of a file: do_cow_fault() is left out');
+    }
+    return yield* do_shared(here, 'do_shared_fault', vma, address, flags, pte);
   },
 );
+
+/** do_read_fault() and do_shared_fault(), which differ for files that track writes. */
+function* do_shared(
+  here: ThisCpu,
+  fn: string,
+  vma: Vma,
+  address: bigint,
+  flags: number,
+  pte: Ptep,
+): Path<number> {
+  const { trace } = here;
+  const { memory } = vma.vm_mm;
+  const { vm_ops } = vma;
+  if (vm_ops === null) throw new MmapError('do_fault() of anonymous memory');
+  // vmf_can_call_fault(): only map_pages() may run under the per-VMA lock alone.
+  const underVmaLock = (flags & FAULT_FLAG_VMA_LOCK) !== 0;
+  if (yield* trace.decide(fn, 'vmf_can_call_fault(vmf)', underVmaLock ? VM_FAULT_RETRY : 0)) {
+    return endWith(vma, flags, VM_FAULT_RETRY);
+  }
+  const pgoff = Number(((address - vma.vm_start) >> 12n) + vma.vm_pgoff);
+  const vmf: vm_fault = { vma, address, pgoff, flags, page: null };
+  const ret = yield* vm_ops.fault(here, vmf);
+  const refused = (ret & (VM_FAULT_ERROR | VM_FAULT_RETRY | VM_FAULT_COMPLETED)) !== 0;
+  const test = 'ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY | VM_FAULT_DONE_COW)';
+  if (yield* trace.decide('__do_fault', test, refused)) return ret;
+  const { page } = vmf;
+  if (page === null) throw new MmapError('vm_ops->fault() succeeded without a page');
+
+  // finish_fault(): another CPU may have mapped a page here while nobody held the table's lock.
+  const changed = !memory.pgtable.pte_none(memory.pgtable.ptep_get(here, pte));
+  if (yield* trace.decide('finish_fault', 'vmf_pte_changed(vmf)', changed)) {
+    memory.pages.put_page(here, page);
+    return VM_FAULT_NOPAGE;
+  }
+  memory.pages.page_add_rmap(page);
+  memory.pgtable.set_pte(here, pte, entryFor(here, memory, vma, page, flags));
+  return ret;
+}
 
 /** The entry for a page of a mapping; dirty when it is being written and may be. */
 function entryFor(here: ThisCpu, memory: Memory, vma: Vma, page: number, flags: number): bigint {

@@ -1,10 +1,10 @@
 /**
- * User address spaces: struct mm_struct with its VMAs, as far as faults need them. Port of parts of
- * kernel/fork.c (mm_init()), mm/mmap.c and mm/vma.c (find_vma(), expand_stack_locked()) and mm/memory.c
- * (zap_vma_range()), bpf-next merge 8496d9020ff3.
+ * User address spaces: struct mm_struct with its VMAs. Port of parts of kernel/fork.c (mm_init()),
+ * mm/mmap.c and mm/vma.c (find_vma(), expand_stack_locked()) and mm/memory.c (zap_vma_range()), bpf-next
+ * merge 8496d9020ff3. The system calls are beside it: mmap_call.ts (mmap()), mmap_unmap.ts (munmap()),
+ * mmap_remap.ts (mremap()), mmap_fork.ts (what fork() copies); mmap_area.ts looks for room.
  *
- * Left out: files other than through vm_ops, merging and splitting of VMAs, copying on fork, accounting,
- * memory cgroups. An address space lives as long as its machine.
+ * Left out: merging of VMAs, accounting, locked memory, memory cgroups.
  */
 import type { ThisCpu } from '../arch/arch.js';
 import {
@@ -34,17 +34,46 @@ export interface vm_fault {
   readonly vma: Vma;
   /** Page aligned. */
   readonly address: bigint;
-  /** Page of the mapping, counted from its start. */
+  /** Page of the file: linear_page_index(). */
   readonly pgoff: number;
   readonly flags: number;
   /** The page to be mapped, with a reference that now belongs to the mapping; set by fault(). */
   page: number | null;
 }
 
-/** struct vm_operations_struct */
+/** struct vm_operations_struct. What is left out is not there: then nobody is asked. */
 export interface vm_operations_struct {
+  /** Another VMA with the same owner has come to be: by a split, a move or a fork. */
+  open?(here: ThisCpu, vma: Vma): Delegate<void>;
+  /** The VMA goes. Its pages are unmapped already. */
+  close?(here: ThisCpu, vma: Vma): Delegate<void>;
+  /** May the VMA be cut at `addr`? 0 or a negative errno. */
+  may_split?(here: ThisCpu, vma: Vma, addr: bigint): Delegate<number>;
+  /** The VMA is a copy to which the pages of another one have been moved. 0 or a negative errno. */
+  mremap?(here: ThisCpu, vma: Vma): Delegate<number>;
   /** Finds the page. 0, or VM_FAULT_* bits. */
   fault(here: ThisCpu, vmf: vm_fault): Delegate<number>;
+}
+
+/** struct file with the file_operations that a mapping asks. */
+export interface file {
+  /** For people. */
+  readonly name: string;
+  /** FMODE_READ and FMODE_WRITE. */
+  readonly f_mode: number;
+  /** path_noexec(): its pages may not be executed. */
+  readonly noexec: boolean;
+  /** Chooses the address of a mapping: an address, or a negative errno. Absent: mm_get_unmapped_area(). */
+  get_unmapped_area?(
+    here: ThisCpu,
+    mm: UserMm,
+    addr: bigint,
+    len: bigint,
+    pgoff: bigint,
+    flags: number,
+  ): Delegate<bigint>;
+  /** Takes the VMA on: sets vm_ops, changes vm_flags. 0 or a negative errno. */
+  mmap(here: ThisCpu, vma: Vma): Delegate<number>;
 }
 
 /** What handle_mm_fault() answers for a mapping instead of looking at it. */
@@ -64,14 +93,20 @@ export class Vma implements vm_area_struct {
   /** vm_refcnt: readers that hold the per-VMA lock. */
   readers = 0;
   chosen: ChosenFault | null = null;
+  /** Null for anonymous memory. */
+  vm_file: file | null = null;
+  /** Page of the file at vm_start. */
+  vm_pgoff = 0n;
+  /** What its owner keeps with it. */
+  vm_private_data: object | null = null;
 
   constructor(
     readonly vm_mm: UserMm,
     public vm_start: bigint,
-    readonly vm_end: bigint,
+    public vm_end: bigint,
     public vm_flags: number,
     /** Null for anonymous memory. */
-    readonly vm_ops: vm_operations_struct | null,
+    public vm_ops: vm_operations_struct | null,
     readonly pkey = 0,
   ) {}
 }
@@ -87,19 +122,31 @@ export class UserMm implements mm_struct {
   contended = false;
   /** Readers that hold the mmap lock. */
   readers = 0;
+  /** The CPU that holds the mmap lock for writing, or null. */
+  writer: number | null = null;
+  /**
+   * Below here mappings are put that may be anywhere. By default what a task without randomization gets:
+   * 128 MiB below the end of user space.
+   */
+  mmap_base: bigint;
 
   constructor(
     readonly name: string,
     readonly pgd: number,
     readonly memory: Memory,
-  ) {}
+  ) {
+    this.mmap_base = memory.layout.user.end - MIN_GAP;
+  }
 }
+
+/** SIZE_128M of mmap_base(): the least room that is left for the stack. */
+const MIN_GAP = 0x800_0000n;
 
 /** RLIMIT_STACK */
 const STACK_LIMIT = 8 << 20;
 /** 256 pages */
-const stack_guard_gap = 256 * PAGE_SIZE;
-const mmap_min_addr = 0x10000n;
+export const stack_guard_gap = 256 * PAGE_SIZE;
+export const mmap_min_addr = 0x10000n;
 
 /**
  * An empty address space, or null without memory. Where kernel addresses go through the user's root
@@ -147,14 +194,39 @@ export function mmap_region(
     throw new MmapError(`${what}: there is one at ${hex(other.vm_start)}..${hex(other.vm_end - 1n)}`);
   }
   const vma = new Vma(mm, start, end, vm_flags, vm_ops, pkey);
-  const next = mm.vmas.findIndex(({ vm_start }) => vm_start > start);
-  mm.vmas.splice(next < 0 ? mm.vmas.length : next, 0, vma);
+  vma_link(vma);
   return vma;
+}
+
+/** vma_link(): puts a VMA into its address space, at its place. */
+export function vma_link(vma: Vma): void {
+  const { vmas } = vma.vm_mm;
+  const next = vmas.findIndex(({ vm_start }) => vm_start > vma.vm_start);
+  vmas.splice(next < 0 ? vmas.length : next, 0, vma);
+}
+
+/** Takes a VMA out of its address space. */
+export function vma_unlink(vma: Vma): void {
+  const { vmas } = vma.vm_mm;
+  const at = vmas.indexOf(vma);
+  if (at >= 0) vmas.splice(at, 1);
 }
 
 /** The first mapping that ends above the address; it may begin above it, too. */
 export function find_vma(mm: UserMm, addr: bigint): Vma | null {
   return mm.vmas.find(({ vm_end }) => vm_end > addr) ?? null;
+}
+
+/** vma_lookup(): the mapping that holds the address. */
+export function vma_lookup(mm: UserMm, addr: bigint): Vma | null {
+  const vma = find_vma(mm, addr);
+  return vma !== null && vma.vm_start <= addr ? vma : null;
+}
+
+/** find_vma_intersection(): the first mapping that shares a byte with [start, end). */
+export function find_vma_intersection(mm: UserMm, start: bigint, end: bigint): Vma | null {
+  const vma = find_vma(mm, start);
+  return vma !== null && vma.vm_start < end ? vma : null;
 }
 
 /**
@@ -188,7 +260,8 @@ export function expand_stack_locked(vma: Vma, address: bigint): number {
 }
 
 /**
- * Takes pages out of a mapping: entries are cleared, translations dropped, references given back.
+ * Takes pages out of a mapping: entries are cleared, translations dropped, references given back. What
+ * lies outside of the mapping is left alone.
  * @param size bytes
  */
 export const zap_vma_range = port(
@@ -199,8 +272,12 @@ export const zap_vma_range = port(
     const mm = vma.vm_mm;
     const { memory } = mm;
     const { pgtable, pages } = memory;
-    const first = toSigned(address);
-    const end = first + size;
+    // unmap_single_vma()
+    const from = address < vma.vm_start ? vma.vm_start : address;
+    const wanted = address + BigInt(size);
+    const to = wanted > vma.vm_end ? vma.vm_end : wanted;
+    const first = toSigned(from);
+    const end = toSigned(to);
     const gone: number[] = [];
     for (let va = first; va < end; ) {
       const at = entryAt(here, memory, mm, va, PTE, false);
@@ -219,7 +296,7 @@ export const zap_vma_range = port(
       pages.page_remove_rmap(page);
       gone.push(page);
     }
-    if (gone.length > 0) flush_tlb_range(here, memory, address, address + BigInt(size));
+    if (gone.length > 0) flush_tlb_range(here, memory, from, to);
     for (const page of gone) pages.put_page(here, page);
   },
 );

@@ -49,7 +49,7 @@ export function mmap_read_unlock(mm: mm_struct): void {
 
 /** mmap_read_trylock() */
 export function mmap_read_trylock(mm: UserMm): boolean {
-  if (mm.contended) return false;
+  if (mm.contended || mm.writer !== null) return false;
   mm.readers += 1;
   return true;
 }
@@ -121,9 +121,52 @@ function* mayNotWait(here: ThisCpu, fn: string, regs: pt_regs): Path<boolean> {
 function* lockedAfterWait(here: ThisCpu, fn: string, test: string, mm: UserMm): Path<boolean> {
   const killed = mm.contended && here.current.signal_pending === 'fatal';
   if (!(yield* here.trace.decide(fn, test, !killed))) return false;
+  if (mm.writer !== null)
+    throw waitsForever(here, `the mmap lock of ${mm.name}, which CPU ${mm.writer} holds`);
   mm.contended = false;
   for (const vma of mm.vmas) vma.write_locked = false;
   return true;
+}
+
+/**
+ * mmap_write_lock(): of the address space of the task that runs. Throws a MmapError when somebody of this
+ * machine holds the lock: CPUs never run at the same time, so nobody would ever give it back.
+ */
+export function mmap_write_lock(here: ThisCpu, mm: UserMm): void {
+  if (mm.writer !== null)
+    throw waitsForever(here, `the mmap lock of ${mm.name}, which CPU ${mm.writer} holds`);
+  if (mm.readers > 0) throw waitsForever(here, `the mmap lock of ${mm.name}, which is held for reading`);
+  mm.contended = false;
+  mm.writer = here.cpu.id;
+}
+
+/** mmap_write_unlock(): the mappings that the writer locked are unlocked with it. */
+export function mmap_write_unlock(here: ThisCpu, mm: UserMm): void {
+  if (mm.writer !== here.cpu.id) {
+    throw new MmapError(`mmap_write_unlock() of ${mm.name} on CPU ${here.cpu.id}, which does not hold it`);
+  }
+  mm.writer = null;
+  for (const vma of mm.vmas) vma.write_locked = false;
+}
+
+/** mmap_read_lock(): waits for nobody of this machine, see mmap_write_lock(). */
+export function mmap_read_lock(here: ThisCpu, mm: UserMm): void {
+  if (mm.writer !== null)
+    throw waitsForever(here, `the mmap lock of ${mm.name}, which CPU ${mm.writer} holds`);
+  mm.contended = false;
+  mm.readers += 1;
+}
+
+/** vma_start_write(): keeps readers of a mapping away until the mmap lock is given back. */
+export function vma_start_write(here: ThisCpu, vma: Vma): void {
+  if (vma.readers > 0) {
+    throw waitsForever(here, `a mapping of ${vma.vm_mm.name} whose lock is held for reading`);
+  }
+  vma.write_locked = true;
+}
+
+function waitsForever(here: ThisCpu, what: string): MmapError {
+  return new MmapError(`CPU ${here.cpu.id} would wait for ever for ${what}`);
 }
 
 function mappingOf(vma: vm_area_struct): Vma {

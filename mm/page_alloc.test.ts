@@ -99,15 +99,19 @@ describe('references', () => {
   });
 });
 
-test('failures come when asked for, and only to the owner asked for', () => {
+test('whoever may refuse is asked before each allocation, with its owner, and nothing is taken then', () => {
   const { pages } = allocator();
-  const results = (owner: string, count: number) =>
-    Array.from({ length: count }, () => pages.alloc_page(here, owner) !== null);
-  pages.failAfter(1, 2, 'page table');
-  expect(results('bpf arena', 3)).toEqual([true, true, true]);
-  expect(results('page table', 4)).toEqual([true, false, false, true]);
-  pages.failAfter(0);
-  expect(results('bpf arena', 2)).toEqual([false, false]);
-  pages.failNoMore();
-  expect(results('bpf arena', 1)).toEqual([true]);
+  const asked: string[] = [];
+  pages.refuses = (owner) => {
+    asked.push(owner);
+    return owner === 'page table';
+  };
+  const before = pages.allocatedPages;
+  expect(pages.alloc_page(here, 'page table')).toBeNull();
+  expect(pages.takeFrames(2, 'page table')).toBeNull();
+  expect(pages.allocatedPages).toBe(before);
+  expect(pages.alloc_page(here, 'bpf arena')).not.toBeNull();
+  expect(asked).toEqual(['page table', 'page table', 'bpf arena']);
+  pages.refuses = null;
+  expect(pages.alloc_page(here, 'page table')).not.toBeNull();
 });

@@ -20,13 +20,6 @@ const UNUSED = 0;
 const USED = 1;
 const FREE = 2;
 
-/** When allocations fail. */
-interface FailurePlan {
-  after: number;
-  times: number;
-  readonly owner: string | null;
-}
-
 /** Frames of one ram. A frame is named by its physical address. */
 export class PageAllocator {
   readonly frames: number;
@@ -35,6 +28,8 @@ export class PageAllocator {
    * map, say). Until then a frame that was never handed out is known to be zero and is not cleared.
    */
   exposed = false;
+  /** Asked before each allocation with the owner: true makes it fail. Null when nothing is to fail. */
+  refuses: ((owner: string) => boolean) | null = null;
   readonly #ram: Ram;
   readonly #base: number;
   readonly #state: Uint8Array;
@@ -48,8 +43,9 @@ export class PageAllocator {
   readonly #freed: number[] = [];
   /** Every frame below was handed out, reserved or put among the freed ones. */
   #untouched = 0;
+  /** A run that was not to be had. It never will be: no frame becomes untouched again. */
+  #noRun: { readonly count: number; readonly align: number } | null = null;
   #allocated = 0;
-  #failure: FailurePlan | null = null;
 
   constructor(ram: Ram) {
     this.#ram = ram;
@@ -96,7 +92,7 @@ export class PageAllocator {
 
   /** alloc_page() without an event: before there is a CPU, and for tables that are built in bulk. */
   takeFrame(owner: string): number | null {
-    if (this.#failure !== null && this.#fails(owner)) return null;
+    if (this.#fails(owner)) return null;
     const freed = this.#freed.pop();
     if (freed !== undefined) {
       // A frame that takeFrames() skipped lies among the freed ones, but nobody has had it.
@@ -117,7 +113,7 @@ export class PageAllocator {
    * @param align of the first frame's physical address, bytes, a multiple of 4096
    */
   takeFrames(count: number, owner: string, align = PAGE_SIZE): number | null {
-    if (this.#failure !== null && this.#fails(owner)) return null;
+    if (this.#fails(owner)) return null;
     const first = this.#findRun(count, align);
     if (first < 0) return null;
     for (let i = first - 1; i >= this.#untouched; i--) {
@@ -187,6 +183,12 @@ export class PageAllocator {
     return index >= 0 && (this.#mapcount[index] ?? 0) > 0;
   }
 
+  /** How many user entries map the page; 0 for a free one. */
+  page_mapcount(pa: number): number {
+    const index = this.#indexOf(pa);
+    return index < 0 ? 0 : (this.#mapcount[index] ?? 0);
+  }
+
   /** folio_add_*_rmap_pte(): one more user entry maps the page. */
   page_add_rmap(pa: number): void {
     const index = this.#usedIndex(pa, 'mapped');
@@ -201,29 +203,8 @@ export class PageAllocator {
     this.#mapcount[index] = count - 1;
   }
 
-  /**
-   * Lets the next `after` allocations succeed and the `times` ones behind them fail.
-   * @param owner only allocations for this owner count and fail; null: all of them
-   */
-  failAfter(after: number, times = Number.POSITIVE_INFINITY, owner: string | null = null): void {
-    this.#failure = { after, times, owner };
-  }
-
-  /** Takes failAfter() back. */
-  failNoMore(): void {
-    this.#failure = null;
-  }
-
   #fails(owner: string): boolean {
-    const plan = this.#failure;
-    if (plan === null || (plan.owner !== null && plan.owner !== owner)) return false;
-    if (plan.after > 0) {
-      plan.after -= 1;
-      return false;
-    }
-    plan.times -= 1;
-    if (plan.times <= 0) this.#failure = null;
-    return true;
+    return this.refuses?.(owner) ?? false;
   }
 
   #take(index: number, owner: string): void {
@@ -249,10 +230,14 @@ export class PageAllocator {
   #nextUntouched(): number {
     let index = this.#untouched;
     while (this.#state[index] === USED) index += 1;
+    // Looked through once: frames that are reserved lie behind it from now on.
+    this.#untouched = index;
     return index < this.frames ? index : -1;
   }
 
   #findRun(count: number, align: number): number {
+    const noRun = this.#noRun;
+    if (noRun !== null && count >= noRun.count && align % noRun.align === 0) return -1;
     const step = align / PAGE_SIZE;
     const misalignment = this.#base / PAGE_SIZE + this.#untouched;
     let first = this.#untouched + ((step - (misalignment % step)) % step);
@@ -262,6 +247,7 @@ export class PageAllocator {
       if (i === first + count) return first;
       first += step * Math.ceil((i + 1 - first) / step);
     }
+    this.#noRun = { count, align };
     return -1;
   }
 

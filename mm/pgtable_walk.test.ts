@@ -13,7 +13,7 @@ import {
   vmalloc_to_page,
 } from './pgtable_walk.js';
 import { PMD, PUD } from './table_entries.js';
-import { ARCHS, type ArchName, ptepOf, type TestMemory, testMemory } from './testing.js';
+import { ARCHS, type ArchName, failPages, ptepOf, type TestMemory, testMemory } from './testing.js';
 
 /** kern_vm_start of the specification's example, and an address of arm64's vmalloc range. */
 const VA: Record<ArchName, bigint> = {
@@ -141,7 +141,7 @@ describe.each(ARCHS)('apply_to_page_range on %s', (arch) => {
 
   test('gives up without memory for a table; tables made before stay', () => {
     const machine = testMemory(arch);
-    machine.memory.pages.failAfter(2, 1, TABLE_OWNER);
+    failPages(machine.memory, 2, 1, TABLE_OWNER);
     expect(apply(machine, apply_to_page_range, va, 4096)).toEqual({ ret: -ENOMEM, visits: [] });
     expect(tables(machine)).toBe(3);
     expect(apply(machine, apply_to_page_range, va, 4096).ret).toBe(0);
@@ -189,6 +189,26 @@ describe.each(ARCHS)('apply_to_existing_page_range on %s', (arch) => {
   });
 });
 
+test('a short walk tells of each empty entry, and finds what comes while it does', () => {
+  const machine = testMemory('x86-64');
+  const { memory, here } = machine;
+  const va = VA['x86-64'];
+  const prot = memory.pgtable.PAGE_KERNEL;
+  map_page(here, memory, memory.init_mm, va + 0x8000n, 0x4123_4000, prot);
+  let decisions = 0;
+  here.trace.onDecision = (fn) => {
+    if (fn !== 'apply_to_pte_range') return;
+    decisions += 1;
+    // While the second page is looked at: the first has been, the third has not.
+    if (decisions !== 2) return;
+    for (const at of [va, va + 0x1000n, va + 0x2000n])
+      map_page(here, memory, memory.init_mm, at, 0x4123_4000, prot);
+  };
+  const { visits } = apply(machine, apply_to_existing_page_range, va, 9 * 4096);
+  expect(addresses(visits)).toEqual([va + 0x2000n, va + 0x8000n]);
+  expect(decisions).toBe(9);
+});
+
 test('an x86 entry with nothing but accessed and dirty bits is empty', () => {
   const machine = testMemory('x86-64');
   const va = VA['x86-64'];
@@ -218,7 +238,7 @@ describe.each(ARCHS)('populate_kernel_tables on %s', (arch) => {
   test('leaves nothing to allocate in the window, and finds its own tables again', () => {
     const machine = testMemory(arch);
     populate(machine);
-    machine.memory.pages.failAfter(0);
+    failPages(machine.memory, 0);
     for (const at of [va, va + BigInt(WINDOW - 0x1000)]) {
       expect(apply(machine, apply_to_page_range, at, 4096).ret).toBe(0);
     }
@@ -228,7 +248,7 @@ describe.each(ARCHS)('populate_kernel_tables on %s', (arch) => {
   test('keeps the tables made before the memory ended', () => {
     const machine = testMemory(arch);
     // The PUD table and the first PMD table come before the first PTE table.
-    machine.memory.pages.failAfter(2 + 99, 1, TABLE_OWNER);
+    failPages(machine.memory, 2 + 99, 1, TABLE_OWNER);
     expect(populate(machine)).toBe(-ENOMEM);
     expect(tables(machine)).toBe(1 + 2 + 99);
   });

@@ -31,6 +31,9 @@ import { ENTRY_BAD, ENTRY_LEAF, ENTRY_NONE, levelName, P4D, PMD, PUD } from './t
 /** Called for a PTE; anything but 0 ends the walk and is its result. `addr` is the page's address. */
 export type pte_fn_t<D> = (here: ThisCpu, pte: Ptep, addr: bigint, data: D) => Delegate<number>;
 
+/** Walks over so many pages or less tell of each empty entry, longer ones of each run of them. */
+const TOLD_EACH = 64;
+
 /** Arguments of both walkers, whose `fn` and `data` belong together. */
 type Walk = <D>(
   here: ThisCpu,
@@ -56,7 +59,8 @@ export const apply_to_page_range: Walk = walker('apply_to_page_range', true);
 
 /**
  * The same for PTEs that hold something, and without making tables. Whether an entry is empty is read
- * before `fn` reads it again: in between another CPU may come in. A run of empty entries is one decision.
+ * before `fn` reads it again: in between another CPU may come in. Each empty entry is a decision, too; in
+ * a walk over more than 64 pages a run of them is one.
  */
 export const apply_to_existing_page_range: Walk = walker('apply_to_existing_page_range', false);
 
@@ -94,6 +98,7 @@ function* applyToRange(
     return -EINVAL;
   }
 
+  const each = size <= TOLD_EACH * PAGE_SIZE;
   let narratedNone = false;
   for (let va = start; va < end; ) {
     const table = descend(here, memory, mm, va, PTE, create);
@@ -122,10 +127,16 @@ function* applyToRange(
       if (!create) {
         const none = countNone(memory, pte, (stop - va) / PAGE_SIZE);
         if (none > 0) {
-          if (!narratedNone) yield* decideExisting(here, false);
-          narratedNone = true;
-          va += none * PAGE_SIZE;
-          pte += none * 8;
+          if (each || !narratedNone) {
+            // Whoever comes in here may fill an entry that has not been looked at yet.
+            yield* decideExisting(here, false);
+            narratedNone = true;
+            va += PAGE_SIZE;
+            pte += 8;
+          } else {
+            va += none * PAGE_SIZE;
+            pte += none * 8;
+          }
           continue;
         }
         narratedNone = false;

@@ -56,3 +56,24 @@ export function ptepOf({ memory, here }: TestMemory, va: bigint): number {
   if (at < 0) throw new Error(`no PTE table for ${va.toString(16)}`);
   return at;
 }
+
+/**
+ * Lets the next `after` allocations of pages succeed and the `times` ones behind them fail.
+ * @param owner only allocations for this owner count and fail; null: all of them
+ */
+export function failPages(
+  { pages }: Pick<Memory, 'pages'>,
+  after: number,
+  times = Number.POSITIVE_INFINITY,
+  owner: string | null = null,
+): void {
+  let [before, left] = [after, times];
+  pages.refuses = (asked) => {
+    if (owner !== null && asked !== owner) return false;
+    before -= 1;
+    if (before >= 0) return false;
+    left -= 1;
+    if (left <= 0) pages.refuses = null;
+    return true;
+  };
+}

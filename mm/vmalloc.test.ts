@@ -3,10 +3,11 @@ import { layout as x86Layout } from '../arch/x86/setup.js';
 import { fromSigned } from '../emu/address.js';
 import { map_page } from './map.js';
 import { vmalloc_to_page } from './pgtable_walk.js';
-import { ARCHS, testMemory } from './testing.js';
+import { ARCHS, failPages, testMemory } from './testing.js';
 import { flush_tlb_kernel_range, flush_tlb_one } from './tlb.js';
 import {
   alloc_thread_stack,
+  free_thread_stack,
   free_vm_area,
   get_vm_area,
   get_vm_area_size,
@@ -49,12 +50,10 @@ describe.each(ARCHS)('get_vm_area on %s', (arch) => {
     expect(() => take(at + 0x10_0800n)).toThrow(VmallocError);
   });
 
-  test('is refused when nothing is large enough, or when asked to be', () => {
+  test('is refused when nothing is large enough', () => {
     const { memory, here } = testMemory(arch);
     const { start, end } = memory.layout.vmalloc;
     expect(get_vm_area(here, memory, Number(end - start), VM_ALLOC)).toBeNull();
-    memory.vmalloc.failNext();
-    expect(get_vm_area(here, memory, 0x1000, VM_ALLOC)).toBeNull();
     expect(get_vm_area(here, memory, 0x1000, VM_ALLOC)?.addr).toBe(start);
   });
 
@@ -84,10 +83,14 @@ describe.each(ARCHS)('get_vm_area on %s', (arch) => {
       expect([-0x1000, 0, THREAD_SIZE - 1, THREAD_SIZE].map(mapped)).toEqual([false, true, true, false]);
     }
     expect(memory.pages.count('kernel stack')).toBe((2 * THREAD_SIZE) / 4096);
-    memory.pages.failAfter(2);
+    failPages(memory, 2);
     expect(alloc_thread_stack(here, memory, 'kernel stack')).toBeNull();
     expect(memory.pages.count('kernel stack')).toBe((2 * THREAD_SIZE) / 4096);
     expect(memory.vmalloc.areas).toHaveLength(2);
+    memory.pages.refuses = null;
+    for (const stack of stacks) if (stack !== null) free_thread_stack(here, memory, stack);
+    expect([memory.pages.count('kernel stack'), memory.vmalloc.areas]).toEqual([0, []]);
+    expect(bases.map((base) => vmalloc_to_page(here, memory, base))).toEqual([null, null]);
   });
 });
 

@@ -51,7 +51,6 @@ export class VmallocSpace {
   readonly #end: number;
   /** Ascending, disjoint. */
   readonly #busy: Busy[] = [];
-  #failures = 0;
 
   constructor(layout: AddressLayout) {
     this.#first = toSigned(layout.vmalloc.start);
@@ -69,19 +68,10 @@ export class VmallocSpace {
     return this.#busy.flatMap(({ area }) => (area === null ? [] : [area]));
   }
 
-  /** Makes the next `times` requests find no room. */
-  failNext(times = 1): void {
-    this.#failures = times;
-  }
-
   /** See get_vm_area(). */
   take(size: number, flags: number, options: AreaOptions): vm_struct | null {
     const guard = (flags & VM_NO_GUARD) === 0 ? PAGE_SIZE : 0;
     const bytes = Math.ceil(size / PAGE_SIZE) * PAGE_SIZE + guard;
-    if (this.#failures > 0) {
-      this.#failures -= 1;
-      return null;
-    }
     const start =
       options.at === undefined
         ? this.#lowest(bytes, options.align ?? PAGE_SIZE)
@@ -194,10 +184,15 @@ export function alloc_thread_stack(
       map_page(here, memory, memory.init_mm, area.addr + BigInt(offset), pa, memory.pgtable.PAGE_KERNEL) !==
         0;
     if (failed) {
-      free_vm_area(here, memory, area);
-      for (const page of pages) memory.pages.free_page(here, page);
+      free_thread_stack(here, memory, { stack: area.addr, size, area, pages });
       return null;
     }
   }
   return { stack: area.addr, size, area, pages };
+}
+
+/** Gives a stack back. Nobody may run on it. */
+export function free_thread_stack(here: ThisCpu, memory: Memory, { area, pages }: ThreadStack): void {
+  free_vm_area(here, memory, area);
+  for (const page of pages) memory.pages.free_page(here, page);
 }

@@ -15,25 +15,42 @@ const COUNT = 25_000;
 const MOST_CASES = 100_000_000;
 const LARGEST_SEED = 0xffff_ffff;
 
+/** What the command says of itself. */
+export interface Wording {
+  readonly name: string;
+  readonly description: string;
+  /** Cases, if nobody says how many. */
+  readonly count: number;
+  readonly counted: string;
+}
+
+const WALKS: Wording = {
+  name: 'oracle',
+  description: "Compares kfault's page-table walks with those of the engine's own MMU, on random tables.",
+  count: COUNT,
+  counted: 'cases of each architecture',
+};
+
 /** Throws commander's CommanderError, after a message to `err` or the help to `out`. */
 export function parseOptions(
   args: readonly string[],
   output: { out: (text: string) => void; err: (text: string) => void },
+  { name, description, count: usual, counted }: Wording = WALKS,
 ): OracleOptions {
-  const command = new Command('npm run oracle --')
-    .description("Compares kfault's page-table walks with those of the engine's own MMU, on random tables.")
+  const command = new Command(`npm run ${name} --`)
+    .description(description)
     .option(
       '--seed <n>',
-      'which random tables; the same seed gives the same ones',
+      'which random cases; the same seed gives the same ones',
       number('seed', 0, LARGEST_SEED),
       1,
     )
-    .option('--count <n>', 'cases of each architecture', number('count', 1, MOST_CASES), COUNT)
+    .option('--count <n>', counted, number('count', 1, MOST_CASES), usual)
     .addOption(new Option('--arch <name>', 'one architecture only').choices(ARCHES))
-    .option('--json', 'print one JSON object (npm run --silent oracle -- --json)', false)
+    .option('--json', `print one JSON object (npm run --silent ${name} -- --json)`, false)
     .exitOverride()
     .configureOutput({ writeOut: output.out, writeErr: output.err })
-    .showHelpAfterError('Try: npm run oracle -- --help')
+    .showHelpAfterError(`Try: npm run ${name} -- --help`)
     .parse([...args], { from: 'user' });
   const { seed, count, arch, json } = command.opts<{
     seed: number;

@@ -1,9 +1,9 @@
 /** Runs the fixtures that the oracle prints, so that they say how their runs end. */
 import type { Engine } from '../emu/cpu.js';
-import { parseFixture } from '../vector/load.js';
-import type { FixtureResult } from '../vector/result.js';
-import { runFixture } from '../vector/run-fixture.js';
-import { Source } from '../vector/source.js';
+import { parseFixture } from '../vector/format/load.js';
+import { Source } from '../vector/format/source.js';
+import type { FixtureResult } from '../vector/run/result.js';
+import { runFixture } from '../vector/run/run-fixture.js';
 import { fixtureText, type Scene, type Stage } from './fixture.js';
 
 /** How a run that makes one access may end, the likely ends first. */

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from '@jest/globals';
-import { COVERAGE_FILE, coverageText, readCoverage, uncovered } from './coverage.js';
+import { COVERAGE_FILE, coverageText, oneSided, readCoverage, uncovered } from './coverage.js';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
@@ -15,6 +15,10 @@ describe('the cases of the fault paths', () => {
     ['arm64', 68],
     ['kfence', 35],
     ['kfence-kunit', 27],
+    ['arena', 88],
+    ['race', 28],
+    ['sched-ext', 8],
+    ['selftest', 84],
   ])('of %s are %i, numbered without a gap', (table, count) => {
     const expected = Array.from({ length: count }, (_, i) => `${table}/${i + 1}`);
     const ids = coverage.rows.map(({ id }) => id);
@@ -25,12 +29,8 @@ describe('the cases of the fault paths', () => {
     expect(uncovered(coverage)).toEqual([]);
   });
 
-  test('of KFENCE have one on each architecture', () => {
-    const oneSided = coverage.rows
-      .filter(({ id }) => id.startsWith('kfence'))
-      .filter(({ fixtures }) => new Set(fixtures.map(({ file }) => file.split('/')[1])).size < 2);
-    // The encoding of arm64.
-    expect(oneSided.map(({ id }) => id)).toEqual(['kfence/30']);
+  test('have one on each architecture, where both have the case', () => {
+    expect(oneSided(coverage)).toEqual([]);
   });
 
   test('are those that fixtures name', () => {
@@ -47,28 +47,37 @@ test('cases are shown with their fixtures or reasons; what is missing or unknown
   const tree = mkdtempSync(join(tmpdir(), 'kfault-coverage-'));
   try {
     mkdirSync(join(tree, 'docs'));
-    mkdirSync(join(tree, 'fixtures'));
+    mkdirSync(join(tree, 'fixtures', 'x86'), { recursive: true });
     writeFileSync(
       join(tree, 'docs', 'coverage-rows.yaml'),
-      'x86:\n  1: shown\n  2: missing\n  3: { text: impossible, reason: no such hardware }\n',
+      'x86:\n  1: shown\n  2: missing\n  3: { text: impossible, reason: no such hardware }\n' +
+        'arena:\n  1: on both\n  2: { text: on one, arch: x86-64 }\n',
     );
     writeFileSync(
-      join(tree, 'fixtures', 'a.yaml'),
-      'name: a | b\narch: x86-64\ncovers: [x86/1, x86/4]\ntext: [{ symbol: f, asm: ret }]\nsteps: [{ call: f }]\n',
+      join(tree, 'fixtures', 'x86', 'a.yaml'),
+      'name: a | b\narch: x86-64\ncovers: [x86/1, x86/4, arena/1, arena/2]\ntext: [{ symbol: f, asm: ret }]\nsteps: [{ call: f }]\n',
     );
     const coverage = readCoverage(tree);
     expect(uncovered(coverage)).toEqual(['x86/2']);
-    expect(coverage.unknown).toEqual(['fixtures/a.yaml: x86/4']);
+    expect(oneSided(coverage)).toEqual(['arena/1']);
+    expect(coverage.unknown).toEqual(['fixtures/x86/a.yaml: x86/4']);
     expect(coverageText(coverage).split('\n').slice(5)).toEqual([
-      '3 cases: 1 shown by fixtures, 1 with a reason why not, 1 missing.',
+      '5 cases: 3 shown by fixtures, 1 with a reason why not, 1 missing.',
       '',
       '## x86-64',
       '',
       '| case | what happens | fixtures |',
       '|---|---|---|',
-      '| x86/1 | shown | [a \\| b](../fixtures/a.yaml) |',
+      '| x86/1 | shown | [a \\| b](../fixtures/x86/a.yaml) |',
       '| x86/2 | missing | **missing** |',
       '| x86/3 | impossible | none: no such hardware |',
+      '',
+      '## Arenas',
+      '',
+      '| case | what happens | fixtures |',
+      '|---|---|---|',
+      '| arena/1 | on both | [a \\| b](../fixtures/x86/a.yaml) |',
+      '| arena/2 | on one (x86-64) | [a \\| b](../fixtures/x86/a.yaml) |',
       '',
     ]);
   } finally {

@@ -5,8 +5,8 @@
 import { readFileSync } from 'node:fs';
 import { join, relative, sep } from 'node:path';
 import { parse } from 'yaml';
-import { discoverFixtures } from '../vector/discover.js';
-import { loadFixture } from '../vector/load.js';
+import { discoverFixtures } from '../vector/format/discover.js';
+import { loadFixture } from '../vector/format/load.js';
 
 /** A case, e.g. `x86/13`. */
 export interface CoverageRow {
@@ -15,6 +15,8 @@ export interface CoverageRow {
   readonly text: string;
   /** Why no fixture can show it; null where one has to. */
   readonly reason: string | null;
+  /** The only architecture that has this case; null where both have it, or the table is one architecture's. */
+  readonly arch: 'x86-64' | 'arm64' | null;
   readonly fixtures: readonly CoveringFixture[];
 }
 
@@ -54,8 +56,8 @@ export function readCoverage(root: string): Coverage {
   const rows = Object.entries(tables).flatMap(([table, cases]) =>
     Object.entries(cases).map(([number, entry]): CoverageRow => {
       const id = `${table}/${number}`;
-      const { text, reason } = typeof entry === 'string' ? { text: entry, reason: null } : entry;
-      return { id, text, reason, fixtures: covering.get(id) ?? [] };
+      const { text, reason = null, arch = null } = typeof entry === 'string' ? { text: entry } : entry;
+      return { id, text, reason, arch, fixtures: covering.get(id) ?? [] };
     }),
   );
   const known = new Set(rows.map(({ id }) => id));
@@ -65,14 +67,32 @@ export function readCoverage(root: string): Coverage {
   return { rows, unknown, broken };
 }
 
-/** Cases by table and number: what happens, or that and why no fixture shows it. */
-type Tables = Readonly<
-  Record<string, Readonly<Record<string, string | { readonly text: string; readonly reason: string }>>>
->;
+/** What happens, and why no fixture shows it, or which architecture alone has it. */
+interface Entry {
+  readonly text: string;
+  readonly reason?: string;
+  readonly arch?: 'x86-64' | 'arm64';
+}
+
+/** Cases by table and number. */
+type Tables = Readonly<Record<string, Readonly<Record<string, string | Entry>>>>;
 
 /** Rows that neither a fixture shows nor a reason excuses. */
 export function uncovered({ rows }: Coverage): string[] {
   return rows.filter(({ fixtures, reason }) => fixtures.length === 0 && reason === null).map(({ id }) => id);
+}
+
+/** Tables whose cases both architectures have. */
+const COMMON_TABLES: readonly string[] = ['kfence', 'kfence-kunit', 'arena', 'race', 'sched-ext', 'selftest'];
+
+/** Rows of both architectures that fixtures show on one of them only. */
+export function oneSided({ rows }: Coverage): string[] {
+  return rows
+    .filter(({ id, arch, fixtures }) => {
+      const sides = new Set(fixtures.map(({ file }) => file.split('/')[1]));
+      return arch === null && sides.size === 1 && COMMON_TABLES.includes(id.split('/', 1)[0] ?? '');
+    })
+    .map(({ id }) => id);
 }
 
 const TITLES: Readonly<Record<string, string>> = {
@@ -80,6 +100,10 @@ const TITLES: Readonly<Record<string, string>> = {
   arm64: 'arm64',
   kfence: 'KFENCE',
   'kfence-kunit': 'KUnit cases of KFENCE',
+  arena: 'Arenas',
+  race: 'Arenas and several CPUs',
+  'sched-ext': 'A scheduler with arena memory',
+  selftest: "The kernel's selftests",
 };
 
 /** The text of docs/coverage.md. */
@@ -107,8 +131,8 @@ export function coverageText(coverage: Coverage): string {
   ].join('\n');
 }
 
-function rowText({ id, text, reason, fixtures }: CoverageRow): string {
+function rowText({ id, text, reason, arch, fixtures }: CoverageRow): string {
   const shown = fixtures.map(({ file, name }) => `[${name.replaceAll('|', '\\|')}](../${file})`).join('<br>');
   const cell = shown === '' ? (reason === null ? '**missing**' : `none: ${reason}`) : shown;
-  return `| ${id} | ${text} | ${cell} |`;
+  return `| ${id} | ${text}${arch === null ? '' : ` (${arch})`} | ${cell} |`;
 }

@@ -41,6 +41,11 @@ describe('packExtable', () => {
       0x3820_0008,
     ],
     ['arena store, address in x19, offset -8', { arena: { register: 'x19', offset: -8 } }, 0x2833_fff8],
+    [
+      'arena atomic that fetches into x1, with the bit of a write',
+      { clear: 'x1', arena: { register: 'x0', offset: 8 }, data: { write: 'true' } },
+      0x0860_0008,
+    ],
   ])('BPF: %s', (_, more, fixup) => {
     // The JIT leaves the filler's upper half in `data`.
     expect(words(spec(more)).slice(1)).toEqual([fixup, 0xd420_0001]);
@@ -100,6 +105,18 @@ describe('handlers', () => {
     machine.miss(K, ACCESS_READ);
     expect(machine.kernel.reports).toMatchObject([{ addr: 0x3000n }]);
     expect(machine.cpu.read('x1')).toBe(0n);
+  });
+
+  test('an atomic that fetches is a write and clears', () => {
+    const machine = new TestMachine();
+    machine.code(LDR_X0_X1);
+    const arena = { register: 'x1', offset: 0 };
+    machine.addExtable({ type: 'BPF', clear: 'x2', arena, data: { write: 'true' } });
+    machine.cpu.write('x1', 0x3000n);
+    machine.cpu.write('x2', 7n);
+    machine.miss(K, ACCESS_READ);
+    expect(machine.kernel.reports).toMatchObject([{ write: true, addr: 0x3000n }]);
+    expect(machine.cpu.read('x2')).toBe(0n);
   });
 
   test('a program entry outside of an arena only clears', () => {

@@ -37,6 +37,8 @@ const EX_DATA_UACCESS_WRITE = 1;
 const BPF_FIXUP_OFFSET_MASK = 0xffff;
 const BPF_ARENA_REG_SHIFT = 16;
 const BPF_ARENA_ACCESS = 1 << 21;
+/** A write that clears a register, as atomics that fetch became after the merge. Which bit it is is chosen. */
+const BPF_ARENA_WRITE = 1 << 22;
 const BPF_FIXUP_REG_SHIFT = 27;
 /** Register number that stands for "clear nothing": no BPF register lives in x5. */
 const DONT_CLEAR = 5;
@@ -94,7 +96,8 @@ const ex_handler_bpf = port(
       const off = BigInt(((ex.fixup & BPF_FIXUP_OFFSET_MASK) << 16) >> 16);
       const base = regs.x((ex.fixup >>> BPF_ARENA_REG_SHIFT) & EX_DATA_REG_MASK);
       const addr = BigInt.asUintN(64, base + off);
-      yield* here.kernel.bpf_prog_report_arena_violation(here, dst === DONT_CLEAR, addr, regs.pc);
+      const is_write = dst === DONT_CLEAR || (ex.fixup & BPF_ARENA_WRITE) !== 0;
+      yield* here.kernel.bpf_prog_report_arena_violation(here, is_write, addr, regs.pc);
     }
     if (yield* here.trace.decide('ex_handler_bpf', 'dst_reg != DONT_CLEAR', dst !== DONT_CLEAR)) {
       regs.pt_regs_write_reg(dst, 0n);
@@ -233,6 +236,7 @@ function bpfFixup(entry: ExtableSpec): number {
     }
     fixup |=
       BPF_ARENA_ACCESS | (registerNumber(register, 'arena') << BPF_ARENA_REG_SHIFT) | (offset & 0xffff);
+    if (entry.data.write === 'true') fixup |= BPF_ARENA_WRITE;
   }
   return fixup;
 }

@@ -137,7 +137,9 @@ export const __do_kernel_fault = port(
           if (yield* kernel.kfence_handle_page_fault(here, addr, write, regs)) return;
           regs.handlers = NO_HANDLERS;
         }
-        if (yield* kernel.bpf_arena_handle_page_fault(here, addr, write, regs.pc)) return;
+        if (kernel.arena_takes_ret_ip === true) {
+          if (yield* kernel.bpf_arena_handle_page_fault(here, addr, write, regs.pc, regs.x(30))) return;
+        } else if (yield* kernel.bpf_arena_handle_page_fault(here, addr, write, regs.pc)) return;
       }
       msg = 'paging request';
     }

@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, type AccessCode } from '../../emu/cpu.js';
+import { Endless } from '../../emu/endless.js';
 import { drain } from '../../emu/path.js';
 import { VM_EXEC, VM_READ, VM_WRITE } from '../kernel.js';
 import {
@@ -201,6 +202,13 @@ describe('the way under the mmap lock', () => {
     expect(machine.miss(USER_DATA, ACCESS_READ)).toMatchObject({ how: 'retry' });
     expect(flags).toEqual([0x254, 0x274, 0x274]);
     expect(machine.kernel.locks).toEqual(['mmap', 'mmap', 'mmap', '-mmap']);
+  });
+
+  test('RETRY without end is a livelock', () => {
+    const machine = contended();
+    const flags = answering(machine, ...new Array<number>(16).fill(RETRY));
+    expect(() => machine.miss(USER_DATA, ACCESS_READ)).toThrow(Endless);
+    expect(flags).toHaveLength(16);
   });
 
   test('COMPLETED: the lock is gone', () => {

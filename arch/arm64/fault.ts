@@ -7,6 +7,7 @@
  * signals. Kprobes, pKVM, APEI, guarded control stacks, protection keys and compat alignment fixups do not
  * exist here: their tests are made, and say no.
  */
+import { Turns } from '../../emu/endless.js';
 import { type Delegate, type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import {
@@ -158,6 +159,7 @@ function* underVmaLock(here: ThisCpu, state: PageFault): Path<Label> {
 function* underMmapLock(here: ThisCpu, state: PageFault): Path<Label> {
   const { trace, kernel } = here;
   const { mm, addr, regs } = state;
+  const turns = new Turns(trace.patience);
   for (;;) {
     const vma = yield* kernel.lock_mm_and_find_vma(here, mm, addr, regs);
     yield* trace.decide(FN, '!vma', vma === null);
@@ -177,6 +179,7 @@ function* underMmapLock(here: ThisCpu, state: PageFault): Path<Label> {
     const retry = (state.fault & VM_FAULT_RETRY) !== 0;
     if (!(yield* trace.decide(FN, 'fault & VM_FAULT_RETRY', retry))) break;
     state.mm_flags |= FAULT_FLAG_TRIED;
+    turns.again(addr);
   }
   kernel.mmap_read_unlock(here, mm);
   return 'done';

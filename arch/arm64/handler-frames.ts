@@ -2,8 +2,11 @@
  * The kernel's own functions on a stack: the handlers of an exception are host code here, so that where a dump
  * shows them, their names and offsets are what is known.
  */
-import type { HandlerFrame, KernelFunction } from '../arch.js';
+import type { Arch, HandlerFrame, KernelFunction, ThisCpu } from '../arch.js';
 import type { KernelConfig } from '../kernel-config.js';
+import { fsc } from './esr.js';
+import { type FaultHandler, faultInfo } from './fault-info.js';
+import { mmuOf } from './mmu.js';
 
 /**
  * Offsets and sizes as published reports of arm64 kernels print them, where there is one (a stream report
@@ -19,6 +22,9 @@ const FRAME = {
   __do_kernel_fault_arena: { fn: '__do_kernel_fault', offset: 0xf4 }, // chosen
   do_bad_area: { fn: 'do_bad_area', offset: 0x70 },
   do_translation_fault: { fn: 'do_translation_fault', offset: 0x54 },
+  do_alignment_fault: { fn: 'do_alignment_fault', offset: 0x28 }, // chosen; the size is published
+  do_tag_check_fault: { fn: 'do_tag_check_fault', offset: 0x38 },
+  do_page_fault: { fn: 'do_page_fault', offset: 0x2f4 }, // chosen
   do_mem_abort: { fn: 'do_mem_abort', offset: 0x4c },
   el1_abort: { fn: 'el1_abort', offset: 0x44 },
   el1h_64_sync_handler: { fn: 'el1h_64_sync_handler', offset: 0x50 },
@@ -26,14 +32,19 @@ const FRAME = {
   ret_from_fork: { fn: 'ret_from_fork', offset: 0x10 },
 } as const satisfies Record<string, HandlerFrame>;
 
-/** From the fault handler's caller out to the vector. */
-const ENTRY_FRAMES: readonly HandlerFrame[] = [
-  FRAME.do_bad_area,
-  FRAME.do_translation_fault,
+/** From do_mem_abort() out to the vector. */
+const ABORT_FRAMES: readonly HandlerFrame[] = [
   FRAME.do_mem_abort,
   FRAME.el1_abort,
   FRAME.el1h_64_sync_handler,
   FRAME.el1h_64_sync,
+];
+
+/** The same with what led to __do_kernel_fault() for an address of the kernel that has no page. */
+const ENTRY_FRAMES: readonly HandlerFrame[] = [
+  FRAME.do_bad_area,
+  FRAME.do_translation_fault,
+  ...ABORT_FRAMES,
 ];
 
 const SIZES: Readonly<Record<string, number>> = {
@@ -45,6 +56,8 @@ const SIZES: Readonly<Record<string, number>> = {
   __do_kernel_fault: 0x188,
   do_bad_area: 0x88,
   do_translation_fault: 0x98,
+  do_alignment_fault: 0x50,
+  do_tag_check_fault: 0x60,
   do_page_fault: 0x5e8, // chosen
   do_mem_abort: 0xa8,
   el1_abort: 0x70,
@@ -69,6 +82,12 @@ export const kernelFunctions: readonly KernelFunction[] = Object.entries(SIZES).
   size,
 }));
 
+/** See Arch.bpfReports; chosen. */
+export const bpfReports: Arch['bpfReports'] = {
+  rqspinlock: { fn: 'bpf_prog_report_rqspinlock_violation', offset: 0x11c, size: 0x150 },
+  may_goto: { fn: 'bpf_prog_report_may_goto_violation', offset: 0x74, size: 0xa0 },
+};
+
 /** See Arch.kernelSideFrames. */
 export const kernelSideFrames: readonly HandlerFrame[] = [
   FRAME.bpf_stream_stage_dump_stack,
@@ -77,15 +96,29 @@ export const kernelSideFrames: readonly HandlerFrame[] = [
   ...ENTRY_FRAMES,
 ];
 
-/** See Arch.progSideFrames. */
-export const progSideFrames: readonly HandlerFrame[] = [
+const PROG_SIDE: readonly HandlerFrame[] = [
   FRAME.bpf_stream_stage_dump_stack,
   FRAME.bpf_prog_report_arena_violation,
   FRAME.ex_handler_bpf,
   FRAME.fixup_exception,
   FRAME.__do_kernel_fault,
-  ...ENTRY_FRAMES,
 ];
+const TRANSLATION = [...PROG_SIDE, ...ENTRY_FRAMES];
+
+/** By the function of the status code. do_bad() and do_sea() look for no exception-table entry. */
+const PROG_SIDE_FRAMES: Readonly<Record<FaultHandler, readonly HandlerFrame[]>> = {
+  do_translation_fault: TRANSLATION,
+  do_alignment_fault: [...PROG_SIDE, FRAME.do_bad_area, FRAME.do_alignment_fault, ...ABORT_FRAMES],
+  do_tag_check_fault: [...PROG_SIDE, FRAME.do_bad_area, FRAME.do_tag_check_fault, ...ABORT_FRAMES],
+  do_page_fault: [...PROG_SIDE, FRAME.do_page_fault, ...ABORT_FRAMES],
+  do_bad: TRANSLATION,
+  do_sea: TRANSLATION,
+};
+
+/** See Arch.progSideFrames. */
+export function progSideFrames(here: ThisCpu): readonly HandlerFrame[] {
+  return PROG_SIDE_FRAMES[faultInfo(fsc(mmuOf(here).syndrome.esr_el1)).fn];
+}
 
 /** See Arch.bottomFrame. */
 export const bottomFrame: HandlerFrame = FRAME.ret_from_fork;

@@ -5,18 +5,35 @@ import type { Arch } from '../arch.js';
 import { describeFault, describeWalk } from './describe.js';
 import { handleStop } from './entry.js';
 import { EXTABLE_ENTRY_SIZE, packExtable } from './extable.js';
-import { bottomFrame, kernelFunctions, kernelSideFrames, progSideFrames } from './handler-frames.js';
+import {
+  bottomFrame,
+  bpfReports,
+  kernelFunctions,
+  kernelSideFrames,
+  progSideFrames,
+} from './handler-frames.js';
 import { hostCall } from './host-call.js';
 import { die_bug } from './kernel-bug.js';
 import { arch_kfence_init_pool, kfence_protect_page } from './kfence.js';
+import { timedMayGoto } from './may-goto.js';
 import { pte_mkspecial, pte_mkyoung, vm_get_page_prot } from './mmap.js';
 import { mmuOf } from './mmu.js';
 import { panicNotifierLines, show_stack } from './panic.js';
 import { createPgtable } from './pgtable.js';
 import { Arm64PtRegs, PSR_I_BIT } from './regs.js';
-import { disableInterrupts, layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
+import {
+  disableInterrupts,
+  layout,
+  local_irq_restore,
+  local_irq_save,
+  prepareCall,
+  prepareUser,
+  setupCpu,
+  switch_mm,
+} from './setup.js';
 import { arch_stack_walk, show_regs } from './stack-walk.js';
 import { arch_bpf_stack_walk, stackAddresses } from './stacktrace.js';
+import { testRun } from './test-run.js';
 import { createMmu } from './uaccess-ttbr0.js';
 
 const GENERAL_REGISTERS: readonly string[] = [...Array.from({ length: 31 }, (_, n) => `x${n}`), 'sp'];
@@ -38,6 +55,8 @@ export const arm64: Arch = {
   prepareCall,
   prepareUser,
   disableInterrupts,
+  local_irq_save,
+  local_irq_restore,
   show_stack,
   panicNotifierLines,
   vm_get_page_prot,
@@ -56,6 +75,7 @@ export const arm64: Arch = {
   addUnwindInfo: () => undefined,
 
   kernelFunctions,
+  bpfReports,
   kernelSideFrames,
   progSideFrames,
   bottomFrame,
@@ -67,6 +87,8 @@ export const arm64: Arch = {
   show_regs,
   die_bug,
   hostCall,
+  testRun,
+  timedMayGoto,
   captureRegs: (here) => mmuOf(here).enterException(),
   releaseRegs: (here) => mmuOf(here).leaveException(),
 

@@ -191,6 +191,9 @@ export class Arm64Pgtable implements Pgtable {
   readonly p4d_bad = pmd_bad;
   readonly p4d_present = p4d_present;
   readonly tablePa = tablePa;
+  readonly ptep_try_set_is_stub: boolean;
+  /** Break-before-make. */
+  readonly flushes_tlb_before_set = true;
   readonly #contpte: boolean;
 
   constructor(config: KernelConfig) {
@@ -201,6 +204,7 @@ export class Arm64Pgtable implements Pgtable {
     this.PAGE_KERNEL_EXEC = prot.PAGE_KERNEL_EXEC | ng;
     this.PAGE_LINEAR = prot.pgprot_tagged(this.PAGE_KERNEL);
     this.#contpte = config.ARM64_CONTPTE;
+    this.ptep_try_set_is_stub = !config.ARM64_CONTPTE;
   }
 
   mk_pte(pa: number, pgprot: bigint): bigint {

@@ -175,6 +175,18 @@ export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   mmuOf(here).unprivilegedCode.searchAgain();
 }
 
+/** See Arch.local_irq_save: the flags are those of DAIF. */
+export function local_irq_save(here: ThisCpu): bigint {
+  const flags = here.cpu.read('pstate') & (PSR_I_BIT | PSR_F_BIT);
+  disableInterrupts(here);
+  return flags;
+}
+
+export function local_irq_restore({ cpu }: ThisCpu, flags: bigint): void {
+  const daif = PSR_I_BIT | PSR_F_BIT;
+  cpu.write('pstate', (cpu.read('pstate') & ~daif) | (flags & daif));
+}
+
 /** local_irq_disable(): the code that prepareCall() has prepared starts with DAIF.I and DAIF.F set. */
 export function disableInterrupts({ cpu }: ThisCpu): void {
   cpu.write('pstate', cpu.read('pstate') | PSR_I_BIT | PSR_F_BIT);

@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE } from '../../emu/cpu.js';
+import type { HandlerFrame } from '../arch.js';
 import { KERN_ALERT, KERN_DEFAULT, KERN_EMERG, KERN_WARNING } from '../kernel.js';
 import { arm64 } from './index.js';
 import { pstateText } from './process.js';
@@ -128,7 +129,36 @@ test.each([
 
 test('the bottom frame and the handler frames have an entry in the list of functions', () => {
   const known = new Map(arm64.kernelFunctions.map(({ name, size }) => [name, size]));
-  for (const { fn, offset } of [...arm64.kernelSideFrames, ...arm64.progSideFrames, arm64.bottomFrame]) {
+  const machine = new TestMachine();
+  const { here, mmu } = machine;
+  const progSide = (esr: bigint): readonly HandlerFrame[] => {
+    mmu.syndrome.esr_el1 = esr;
+    return arm64.progSideFrames(here);
+  };
+  // Level 3 translation, alignment, synchronous tag check, level 3 permission: DDI 0487, D24.2.40.
+  const [translation = [], alignment = [], tagCheck = [], permission = []] = [
+    0x9600_0007n,
+    0x9600_0021n,
+    0x9600_0011n,
+    0x9600_000fn,
+  ].map(progSide);
+  const names = (frames: readonly HandlerFrame[]): string[] => frames.map(({ fn }) => fn).slice(4, 8);
+  expect(names(translation)).toEqual([
+    '__do_kernel_fault',
+    'do_bad_area',
+    'do_translation_fault',
+    'do_mem_abort',
+  ]);
+  expect(names(alignment)).toEqual([
+    '__do_kernel_fault',
+    'do_bad_area',
+    'do_alignment_fault',
+    'do_mem_abort',
+  ]);
+  expect(names(tagCheck)).toEqual(['__do_kernel_fault', 'do_bad_area', 'do_tag_check_fault', 'do_mem_abort']);
+  expect(names(permission)).toEqual(['__do_kernel_fault', 'do_page_fault', 'do_mem_abort', 'el1_abort']);
+  const progSides = [...translation, ...alignment, ...tagCheck, ...permission];
+  for (const { fn, offset } of [...arm64.kernelSideFrames, ...progSides, arm64.bottomFrame]) {
     expect(known.get(fn) ?? 0).toBeGreaterThan(offset);
   }
 });

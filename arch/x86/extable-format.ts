@@ -41,6 +41,8 @@ export const EX_DATA_IMM_SHIFT = 16;
 /** Fields of `fixup` in entries of BPF programs. */
 export const ARENA_ACCESS = 1 << 31;
 export const ARENA_REG_SHIFT = 16;
+/** A write that clears a register, as atomics that fetch became after the merge. Which bit it is is chosen. */
+export const ARENA_WRITE = 1 << 30;
 /** In the place of the register to clear: a store, nothing to clear. */
 export const DONT_CLEAR = 1;
 
@@ -114,7 +116,8 @@ function bpfFixup(entry: ExtableSpec): number {
   }
   const clear = entry.clear === null ? DONT_CLEAR : offsetOf(entry.clear);
   const arena = entry.arena === null ? 0 : ARENA_ACCESS | (offsetOf(entry.arena.register) << ARENA_REG_SHIFT);
-  return entry.length | (clear << 8) | arena;
+  const write = entry.arena !== null && entry.data.write === 'true' ? ARENA_WRITE : 0;
+  return entry.length | (clear << 8) | arena | write;
 }
 
 function bpfData(entry: ExtableSpec): number {

@@ -339,6 +339,17 @@ describe('programs', () => {
     expect(machine.cpu.written.sort()).toEqual(['cr2', 'rip']);
   });
 
+  test('an atomic that fetches is a write and clears', () => {
+    const machine = testMachine();
+    machine.text('bpf_prog', 0x100, [0x42, 0x87, 0x44, 0x27, 0x08], 0x10, true);
+    const arena = { register: 'rdi', offset: 8 };
+    machine.fixup({ insn: CODE, type: 'BPF', length: 5, clear: 'rax', arena, data: { write: 'true' } });
+    machine.set({ rip: CODE, rdi: 0x1000n, rax: 5n });
+    expect(machine.miss(HOLE, 'write')).toMatchObject({ pc: CODE + 5n });
+    expect(machine.kernel.reports).toEqual(['WRITE 1008 with r15=0']);
+    expect(machine.cpu.read('rax')).toBe(0n);
+  });
+
   test('a load that is not of an arena is not reported', () => {
     const machine = testMachine();
     machine.text('bpf_prog', 0x100, [0x48, 0x8b, 0x07], 0x10, true);

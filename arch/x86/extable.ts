@@ -11,6 +11,7 @@ import { BUG } from './bug.js';
 import {
   ARENA_ACCESS,
   ARENA_REG_SHIFT,
+  ARENA_WRITE,
   DONT_CLEAR,
   EX_DATA_IMM_SHIFT,
   EX_DATA_REG_SHIFT,
@@ -321,13 +322,13 @@ export const ex_handler_bpf = port(
     const reg = (x.fixup >>> 8) & 0xff;
     const insn_len = x.fixup & 0xff;
     const is_arena = (x.fixup & ARENA_ACCESS) !== 0;
-    const is_write = reg === DONT_CLEAR;
+    const is_write = reg === DONT_CLEAR || (x.fixup & ARENA_WRITE) !== 0;
     if (yield* here.trace.decide('ex_handler_bpf', 'is_arena', is_arena)) {
       const arena_reg = (x.fixup >>> ARENA_REG_SHIFT) & 0xff;
       const addr = u64(regs.atOffset(arena_reg) + BigInt(ex_imm(x)));
       yield* here.kernel.bpf_prog_report_arena_violation(here, is_write, addr, regs.ip);
     }
-    if (yield* here.trace.decide('ex_handler_bpf', 'reg != DONT_CLEAR', !is_write)) {
+    if (yield* here.trace.decide('ex_handler_bpf', 'reg != DONT_CLEAR', reg !== DONT_CLEAR)) {
       regs.setAtOffset(reg, 0n);
     }
     regs.ip = u64(regs.ip + BigInt(insn_len));

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { Endless } from '../../emu/endless.js';
 import {
   BUS_ADRERR,
   FAULT_FLAG_DEFAULT,
@@ -99,6 +100,14 @@ describe('a user fault', () => {
       flags(FAULT_FLAG_USER | FAULT_FLAG_TRIED),
       'mmap_read_unlock',
     ]);
+  });
+
+  test('that has to wait for ever is a livelock', () => {
+    const machine = inUser();
+    machine.kernel.answers.vma = vma(RW);
+    machine.kernel.answers.handle_mm_fault = new Array<number>(16).fill(VM_FAULT_RETRY);
+    expect(() => machine.miss(USER, 'read')).toThrow(Endless);
+    expect(machine.kernel.mm).toHaveLength(16);
   });
 
   test.each([

@@ -4,6 +4,7 @@
  * Left out: SGX, shadow stacks (no mapping here is one), accounting and statistics; is_errata93() is asked,
  * but the CPU modelled is no K8.
  */
+import { Turns } from '../../emu/endless.js';
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import {
@@ -161,6 +162,7 @@ function* handledFault(
     }
   }
 
+  const turns = new Turns(trace.patience);
   for (;;) {
     const vma = yield* kernel.lock_mm_and_find_vma(here, mm, address, regs);
     yield* trace.decide(fn, '!vma', vma === null);
@@ -181,6 +183,7 @@ function* handledFault(
       return fault;
     }
     flags |= FAULT_FLAG_TRIED;
+    turns.again(address);
   }
 }
 

@@ -8,14 +8,25 @@ import { EXTABLE_ENTRY_SIZE, packExtable } from './extable-format.js';
 import { hostCall } from './host-call.js';
 import { die_bug } from './kernel-bug.js';
 import { arch_kfence_init_pool, kfence_protect_page } from './kfence.js';
+import { timedMayGoto } from './may-goto.js';
 import { mmuOf, X86Mmu } from './mmu.js';
 import { pte_mkspecial, pte_mkyoung, vm_get_page_prot } from './pgprot.js';
 import { createPgtable } from './pgtable.js';
 import { X86PtRegs } from './regs.js';
-import { disableInterrupts, layout, prepareCall, prepareUser, setupCpu, switch_mm } from './setup.js';
+import {
+  disableInterrupts,
+  layout,
+  local_irq_restore,
+  local_irq_save,
+  prepareCall,
+  prepareUser,
+  setupCpu,
+  switch_mm,
+} from './setup.js';
 import { show_stack } from './show-trace.js';
 import { arch_stack_walk } from './stack-walk.js';
 import { addUnwindInfo, arch_bpf_stack_walk, stackAddresses } from './stacktrace.js';
+import { testRun } from './test-run.js';
 
 /** Names, sizes and return offsets as published traces of x86-64 kernels print them. */
 const kernelFunctions: readonly KernelFunction[] = [
@@ -57,6 +68,12 @@ const progSideFrames: readonly HandlerFrame[] = [
   ...ENTRY_FRAMES,
 ];
 
+/** As published reports of these two print them. */
+const bpfReports: Arch['bpfReports'] = {
+  rqspinlock: { fn: 'bpf_prog_report_rqspinlock_violation', offset: 0x10b, size: 0x130 },
+  may_goto: { fn: 'bpf_prog_report_may_goto_violation', offset: 0x6a, size: 0x90 },
+};
+
 export const x86: Arch = {
   name: 'x86-64',
   layout,
@@ -87,6 +104,8 @@ export const x86: Arch = {
   prepareCall,
   prepareUser,
   disableInterrupts,
+  local_irq_save,
+  local_irq_restore,
   show_stack,
   panicNotifierLines: () => [{ level: KERN_EMERG, text: 'Kernel Offset: disabled' }],
   vm_get_page_prot,
@@ -100,7 +119,8 @@ export const x86: Arch = {
   addUnwindInfo,
   kernelFunctions,
   kernelSideFrames,
-  progSideFrames,
+  progSideFrames: () => progSideFrames,
+  bpfReports,
   bottomFrame: { fn: 'ret_from_fork_asm', offset: 0x1a },
   // int3
   textFiller: Uint8Array.of(0xcc),
@@ -112,6 +132,8 @@ export const x86: Arch = {
   },
   die_bug,
   hostCall,
+  testRun,
+  timedMayGoto,
   captureRegs: (here) => mmuOf(here).capture(),
   releaseRegs: (here) => mmuOf(here).release(),
   packExtable,

@@ -136,6 +136,19 @@ export function prepareUser(here: ThisCpu, pc: bigint, stackTop: bigint): void {
   cpu.write('rip', pc);
 }
 
+/** See Arch.local_irq_save: the flags are those of RFLAGS. */
+export function local_irq_save(here: ThisCpu): bigint {
+  const flags = here.cpu.read('rflags');
+  disableInterrupts(here);
+  return flags;
+}
+
+export function local_irq_restore(here: ThisCpu, flags: bigint): void {
+  const { cpu } = here;
+  cpu.write('rflags', (cpu.read('rflags') & ~X86_EFLAGS_IF) | (flags & X86_EFLAGS_IF));
+  mmuOf(here).irqsDisabled = (flags & X86_EFLAGS_IF) === 0n;
+}
+
 /** local_irq_disable(): the code that prepareCall() has prepared starts with IF=0. */
 export function disableInterrupts(here: ThisCpu): void {
   const { cpu } = here;

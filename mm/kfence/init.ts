@@ -10,6 +10,7 @@ import { KERN_ERR, KERN_INFO, PAGE_SIZE } from '../../arch/kernel.js';
 import { hex } from '../../emu/address.js';
 import { drain } from '../../emu/path.js';
 import { EBUSY, EINVAL, ENOMEM } from '../../kernel/errno.js';
+import { MachineRefusal } from '../../kernel/machine-refusal.js';
 import { map_kernel_range } from '../map.js';
 import { TABLE_OWNER } from '../memory.js';
 import { PageAllocatorError } from '../page_alloc.js';
@@ -55,7 +56,7 @@ function takePool(here: ThisCpu, kfence: Kfence): boolean {
   const { ram, layout, pages } = memory;
   const size = kfence.KFENCE_POOL_SIZE;
   const { pool: wanted } = kfence.settings;
-  if (wanted % PAGE !== 0n) throw new RangeError(`${hex(wanted)}: the KFENCE pool begins with a page`);
+  if (wanted % PAGE !== 0n) throw new MachineRefusal(`${hex(wanted)}: the KFENCE pool begins with a page`);
   const offset = wanted - layout.directMap;
   const inDirectMap = offset >= 0n && offset < BigInt(ram.size);
   const pa = wanted !== 0n && inDirectMap ? layout.physBase + Number(offset) : ram.end - size;
@@ -71,7 +72,7 @@ function takePool(here: ThisCpu, kfence: Kfence): boolean {
     const { pgtable, init_mm } = memory;
     const prot = pgtable.PAGE_LINEAR;
     const err = map_kernel_range(here, memory, init_mm, wanted, pa, size / PAGE_SIZE, prot);
-    if (err !== 0) throw new RangeError(`the KFENCE pool cannot be mapped at ${hex(wanted)}`);
+    if (err !== 0) throw new MachineRefusal(`the KFENCE pool cannot be mapped at ${hex(wanted)}`);
   }
   kfence.poolPa = pa;
   kfence.__kfence_pool = wanted !== 0n ? wanted : layout.directMap + BigInt(pa - layout.physBase);

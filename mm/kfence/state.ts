@@ -9,6 +9,7 @@ import type { ThisCpu } from '../../arch/arch.js';
 import { PAGE_SIZE } from '../../arch/kernel.js';
 import { hex, pageOf, u64 } from '../../emu/address.js';
 import type { Clock } from '../../kernel/clock.js';
+import { MachineRefusal } from '../../kernel/machine-refusal.js';
 import { HIGHEST, type Random } from '../../kernel/random.js';
 import type { Memory } from '../memory.js';
 import type { SlabInit } from '../slab-cache.js';
@@ -131,7 +132,7 @@ export class Kfence {
     const settings = { ...DEFAULTS, ...given(options ?? { sample_interval: 0 }) };
     const { num_objects } = settings;
     if (!Number.isInteger(num_objects) || num_objects < 1 || num_objects > 65535) {
-      throw new RangeError(`${num_objects} objects: CONFIG_KFENCE_NUM_OBJECTS is 1 to 65535`);
+      throw new MachineRefusal(`${num_objects} objects: CONFIG_KFENCE_NUM_OBJECTS is 1 to 65535`);
     }
     this.settings = settings;
     this.KFENCE_POOL_SIZE = (num_objects + 1) * 2 * PAGE_SIZE;

@@ -1,7 +1,8 @@
 /** Expectations about KFENCE: counters, the freelist, single objects. */
-import type { KfenceView } from '../machine.js';
-import { COUNTERS, type CounterKey, type KfenceExpect } from '../schema-kfence.js';
-import type { Path } from '../source.js';
+
+import { COUNTERS, type CounterKey, type KfenceExpect } from '../format/schema-kfence.js';
+import type { Path } from '../format/source.js';
+import type { KfenceView } from '../machine/machine.js';
 import type { Checks } from './failure.js';
 
 export function checkKfence(checks: Checks, expect: KfenceExpect | undefined, path: Path): void {

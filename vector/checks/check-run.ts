@@ -11,21 +11,19 @@ import {
   SIGSEGV,
 } from '../../arch/kernel.js';
 import { hex } from '../../emu/address.js';
-import type { Event, Primitive, RunOutcome } from '../../emu/events.js';
-import { Expression } from '../bound-expression.js';
+import type { Event, RunOutcome } from '../../emu/events.js';
+import type { FaultExpect, OutcomeExpect, RunExpect, StateExpect } from '../format/schema-expect.js';
+import type { Path } from '../format/source.js';
 import {
   allStreamText,
   consoleLines,
-  decisions,
   entered,
   type FaultStory,
   faultStories,
   resolvedBy,
   streamText,
-} from '../fault-story.js';
-import type { FaultExpect, OutcomeExpect, RunExpect, StateExpect } from '../schema-expect.js';
-import type { Path } from '../source.js';
-import { diffLines } from '../text-match.js';
+} from '../report/fault-story.js';
+import { checkWay } from './check-happened.js';
 import type { Checks } from './failure.js';
 
 const SIGNALS: ReadonlyMap<number, string> = new Map([
@@ -59,7 +57,10 @@ export function outcomeText(outcome: RunOutcome): string {
     case 'signal':
       return `signal: ${signalText(outcome.signo, outcome.code)} at ${hex(outcome.address)}${outcome.pkey === undefined ? '' : `, key ${outcome.pkey}`}`;
     case 'livelock':
-      return `livelock: ${outcome.turns} faults at ${hex(outcome.pc)} for ${hex(outcome.address)} without progress`;
+      return (
+        `livelock: ${outcome.turns} turns ${outcome.pc === null ? '' : `at ${hex(outcome.pc)} `}` +
+        `for ${hex(outcome.address)} without progress`
+      );
     case 'budget':
       return `budget: ${outcome.instructions} instructions used up`;
     case 'deadline':
@@ -73,6 +74,17 @@ export function outcomeText(outcome: RunOutcome): string {
 function signalText(signo: number, code: number): string {
   const codes = signo === SIGSEGV ? SEGV_CODES : signo === SIGBUS ? BUS_CODES : new Map<number, string>();
   return `${SIGNALS.get(signo) ?? signo}, ${codes.get(code) ?? `code ${code}`}`;
+}
+
+/** Checks how a call from outside guest code ended. */
+export function checkEnd(
+  checks: Checks,
+  expected: OutcomeExpect | undefined,
+  path: Path,
+  outcome: RunOutcome,
+  events: readonly Event[],
+): void {
+  checkOutcome(checks, expected ?? 'returned', [...path, 'outcome'], outcome, events, faultStories(events));
 }
 
 /** Checks how a run of code ended, its faults and its texts. */
@@ -129,7 +141,11 @@ function outcomeNumber(outcome: RunOutcome, key: (typeof OUTCOME_NUMBERS)[number
           ...(outcome.pkey === undefined ? {} : { pkey: BigInt(outcome.pkey) }),
         };
       case 'livelock':
-        return { address: outcome.address, pc: outcome.pc, turns: BigInt(outcome.turns) };
+        return {
+          address: outcome.address,
+          ...(outcome.pc === null ? {} : { pc: outcome.pc }),
+          turns: BigInt(outcome.turns),
+        };
       case 'stopped':
         return { pc: outcome.pc };
       case 'returned':
@@ -192,93 +208,9 @@ function checkFault(checks: Checks, want: FaultExpect, path: Path, story: FaultS
   checks.equal('faults', [...path, 'access'], want.access, fault.access);
   checks.equal('faults', [...path, 'exception'], want.exception, fault.exception);
   checks.number('faults', [...path, 'pc'], want.pc, fault.pc);
-  checkPath(checks, want.path ?? [], [...path, 'path'], story);
-  want.not?.forEach((fn, i) => {
-    if (entered(story).includes(fn)) {
-      checks.fail('faults', [...path, 'not', i], `${fn} not entered`, `${fn} entered`, {
-        notes: [`its path: ${entered(story).join(' → ')}`],
-      });
-    }
-  });
-  checkDecisions(checks, want.decisions ?? [], [...path, 'decisions'], story);
+  checkWay(checks, 'faults', want, path, story);
   checks.equal('faults', [...path, 'resolved_by'], want.resolved_by, resolvedBy(story));
   checks.text('faults', [...path, 'stream'], want.stream, allStreamText(story.events));
-}
-
-function checkPath(checks: Checks, want: readonly string[], path: Path, story: FaultStory): void {
-  const got = entered(story);
-  let from = 0;
-  for (const [i, fn] of want.entries()) {
-    const at = got.indexOf(fn, from);
-    if (at < 0) {
-      const where = got.includes(fn) ? `${fn} entered only before ${want[i - 1]}` : `${fn} not entered`;
-      const wildcards = ['...', ...want.flatMap((name) => [name, '...'])];
-      checks.fail('faults', [...path, i], `${fn} entered${i > 0 ? ` after ${want[i - 1]}` : ''}`, where, {
-        diff: diffLines(wildcards, got),
-      });
-      return;
-    }
-    from = at + 1;
-  }
-}
-
-function checkDecisions(
-  checks: Checks,
-  want: NonNullable<FaultExpect['decisions']>,
-  path: Path,
-  story: FaultStory,
-): void {
-  const got = decisions(story);
-  let from = 0;
-  for (const [i, expected] of want.entries()) {
-    const matches = (index: number): boolean => {
-      const event = got[index];
-      return event?.test === expected.test && (expected.fn === undefined || event.fn === expected.fn);
-    };
-    let at = from;
-    while (at < got.length && !matches(at)) at += 1;
-    const found = got[at];
-    const what = `${expected.fn === undefined ? '' : `${expected.fn}: `}${expected.test}`;
-    if (found === undefined) {
-      checks.fail('faults', [...path, i, 'test'], what, 'not decided', {
-        notes: [
-          'decided:',
-          ...got.map((event) => `  ${event.fn}: ${event.test} = ${primitiveText(event.value)}`),
-        ],
-      });
-      return;
-    }
-    from = at + 1;
-    if (!sameValue(checks, expected.value, found.value)) {
-      const wanted =
-        expected.value instanceof Expression ? expected.value.text : primitiveText(expected.value);
-      checks.fail('faults', [...path, i, 'value'], wanted, primitiveText(found.value), {
-        notes: [`decision: ${found.fn}: ${found.test}`],
-      });
-    }
-  }
-}
-
-function sameValue(checks: Checks, want: boolean | null | Expression, got: Primitive): boolean {
-  if (!(want instanceof Expression)) return got === want || (want === null && got === undefined);
-  // What the source calls by a name, like EX_TYPE_BPF, is shown by it.
-  if (typeof got === 'string') return want.text.trim() === got;
-  if (typeof got !== 'bigint' && typeof got !== 'number') return false;
-  return want.value(checks.machine.scope) === BigInt.asUintN(64, BigInt(got));
-}
-
-/** An argument, a decision or a return value as people read it. */
-export function primitiveText(value: Primitive): string {
-  switch (typeof value) {
-    case 'bigint':
-      return hex(value);
-    case 'string':
-      return value;
-    case 'object':
-      return 'NULL';
-    default:
-      return String(value);
-  }
 }
 
 /** Console and stream texts of a stretch of events. */
@@ -292,7 +224,9 @@ export function checkTexts(
     'console',
     [...path, 'console'],
     expect.console,
-    consoleLines(events, checks.console).join('\n'),
+    consoleLines(events, checks.console)
+      .map((line) => `${line}\n`)
+      .join(''),
   );
   for (const [program, streams] of Object.entries(expect.streams ?? {})) {
     const at = [...path, 'streams', program];

@@ -1,7 +1,8 @@
 /** Expectations about the state of the machine: registers, memory, page tables, arenas. */
-import type { MemoryExpect, PteExpect, StateExpect } from '../schema-expect.js';
-import type { Path } from '../source.js';
-import { didYouMean } from '../suggest.js';
+import type { MemoryExpect, PteExpect, StateExpect } from '../format/schema-expect.js';
+import type { Path } from '../format/source.js';
+import { didYouMean } from '../format/suggest.js';
+import { checkArenas, checkPages } from './check-arena.js';
 import { checkKfence } from './check-kfence.js';
 import type { Checks } from './failure.js';
 
@@ -15,6 +16,7 @@ export function checkState(checks: Checks, expect: StateExpect, path: Path, cpu:
     checkPte(checks, pte, [...path, 'ptes', i], cpu);
   });
   checkArenas(checks, expect.arenas ?? {}, [...path, 'arenas']);
+  checkPages(checks, expect, path, cpu);
   checkKfence(checks, expect.kfence, [...path, 'kfence']);
   checks.equal('taint', [...path, 'taint'], expect.taint, checks.machine.taint());
 }
@@ -124,16 +126,5 @@ function checkPte(checks: Checks, pte: PteExpect, path: Path, cpu: number): void
   } else {
     const want = pte.value.value(machine.scope);
     if (want !== entry.value) checks.fail('ptes', valuePath, checks.shown(want), actual, { notes });
-  }
-}
-
-function checkArenas(checks: Checks, arenas: NonNullable<StateExpect['arenas']>, path: Path): void {
-  for (const [name, expected] of Object.entries(arenas)) {
-    const view = checks.machine.arena(name);
-    for (const key of ['pages', 'scratched', 'free'] as const) {
-      const want = expected[key]?.value(checks.machine.scope);
-      if (want === undefined || want === BigInt(view[key])) continue;
-      checks.fail('arenas', [...path, name, key], String(want), String(view[key]));
-    }
   }
 }

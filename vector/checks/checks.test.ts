@@ -1,11 +1,11 @@
 import { describe, expect, test } from '@jest/globals';
 import type { Event, RunOutcome } from '../../emu/events.js';
-import { FakeMachine, fakeFixture, MAPPED, scratchFault } from '../fake-machine.js';
-import { runSteps } from '../run-steps.js';
+import { FakeMachine, fakeFixture, MAPPED, scratchFault } from '../machine/fake-machine.js';
+import { runSteps } from '../run/run-steps.js';
 import type { Failure } from './failure.js';
 
 const HEX = `0x${MAPPED.toString(16)}`;
-const STDERR = 'ERROR: Arena WRITE access at unmapped address 0x7f7d26203000\\nCPU: 0\\n';
+const STDERR = 'ERROR: Arena WRITE access at unmapped address 0x7f7d26203000\\nCPU: 0\\n\\n';
 
 function failures(
   body: string,
@@ -104,13 +104,19 @@ const KINDS: readonly [kind: string, holds: string, changed: string, failure: st
     'stream of a fault',
     fault(`stream: "${STDERR}"`),
     fault('stream: []'),
-    'step 1 expect.faults[0].stream: no text / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (2 lines)',
+    'step 1 expect.faults[0].stream: no text / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (3 lines)',
   ],
   [
     'registers',
     call('registers: { rax: 0x4141 }'),
     call('registers: { rax: 0x4142 }'),
     'step 1 expect.registers.rax: 0x4142 / 0x4141',
+  ],
+  [
+    'a taint that differs in blanks at its end',
+    call('taint: Not tainted'),
+    call('taint: "Not tainted "'),
+    'step 1 expect.taint: "Not tainted " / Not tainted',
   ],
   ['taint', call('taint: Not tainted'), call('taint: Tainted'), 'step 1 expect.taint: Tainted / Not tainted'],
   [
@@ -168,6 +174,80 @@ const KINDS: readonly [kind: string, holds: string, changed: string, failure: st
     'step 1 expect.arenas.a.scratched: 0 / 1',
   ],
   [
+    'pages of an arena',
+    call('arenas: { a: { pages: 2 } }'),
+    call('arenas: { a: { pages: 0x10 } }'),
+    'step 1 expect.arenas.a.pages: 16 / 2',
+  ],
+  [
+    'free pages in the range tree',
+    call('arenas: { a: { ranges: 0-2 5-15 } }'),
+    call('arenas: { a: { ranges: none } }'),
+    'step 1 expect.arenas.a.ranges: none / 0-2 5-15',
+  ],
+  [
+    'frees that are put off',
+    call('arenas: { a: { deferred: 3, queued: irq_work } }'),
+    call('arenas: { a: { deferred: 3-4, queued: irq_work } }'),
+    'step 1 expect.arenas.a.deferred: 3-4 / 3',
+  ],
+  [
+    'work that waits',
+    call('arenas: { a: { queued: irq_work } }'),
+    call('arenas: { a: { queued: none } }'),
+    'step 1 expect.arenas.a.queued: none / irq_work',
+  ],
+  [
+    'an arena that is there',
+    call('arenas: { a: { exists: true } }'),
+    call('arenas: { a: { exists: false } }'),
+    'step 1 expect.arenas.a.exists: false / true',
+  ],
+  [
+    'references to a page',
+    call(`frames: [{ at: ${HEX}, refs: 2, mapped: 1 }]`),
+    call(`frames: [{ at: ${HEX}, refs: 1, mapped: 1 }]`),
+    'step 1 expect.frames[0].refs: 1 / 2',
+  ],
+  [
+    'what a page was taken for',
+    call(`frames: [{ at: ${HEX}, owner: bpf arena }]`),
+    call(`frames: [{ at: ${HEX}, owner: page table }]`),
+    'step 1 expect.frames[0].owner: page table / bpf arena',
+  ],
+  [
+    'addresses of one page',
+    call(`same_page: [[${HEX}, ${HEX}]]`),
+    call(`same_page: [[${HEX}, ${HEX} + 1]]`),
+    'step 1 expect.same_page[0]: one page / not one page',
+  ],
+  [
+    'pages in use',
+    call('in_use: { bpf arena: 3 }'),
+    call('in_use: { bpf arena: 4 }'),
+    'step 1 expect.in_use.bpf arena: 4 / 3',
+  ],
+  ['areas', call('arena_areas: 1'), call('arena_areas: 2'), 'step 1 expect.arena_areas: 2 / 1'],
+  [
+    'calls',
+    call('calls: { page_fault_oops: 1, die: 0 }'),
+    call('calls: { page_fault_oops: 2 }'),
+    'step 1 expect.calls.page_fault_oops: 2 / 1',
+  ],
+  [
+    'flushes',
+    call('tlb_flushes: []'),
+    call('tlb_flushes: [all, f]'),
+    'step 1 expect.tlb_flushes: all, 0xffffffff81000000 (f+0x0) / none',
+  ],
+  ['pages taken', call('pages_taken: 0'), call('pages_taken: 1'), 'step 1 expect.pages_taken: 1 / 0'],
+  [
+    'the value of a program',
+    'steps: [{ test_run: prog, expect: { returns: 0 } }]',
+    'steps: [{ test_run: prog, expect: { returns: 0xfffffffe } }]',
+    'step 1 expect.returns: 0xfffffffe (-2) / 0x0',
+  ],
+  [
     'console',
     call('console: [first line, second line]'),
     call('console: [first line]'),
@@ -177,7 +257,7 @@ const KINDS: readonly [kind: string, holds: string, changed: string, failure: st
     'streams',
     call(`streams: { prog: { stderr: "${STDERR}", stdout: [] } }`),
     call(`streams: { prog: { stderr: "${STDERR}CPU: 1" } }`),
-    'step 1 expect.streams.prog.stderr: ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (3 lines) / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (2 lines)',
+    'step 1 expect.streams.prog.stderr: ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (4 lines) / ERROR: Arena WRITE access at unmapped address 0x7f7d26203000 … (3 lines)',
   ],
   [
     'streams that dropped',
