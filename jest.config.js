@@ -5,9 +5,20 @@ export default {
   testTimeout: 60_000,
   globalSetup: '<rootDir>/scripts/jest-global-setup.js',
   reporters: ['default', '<rootDir>/scripts/jest-report.js'],
-  roots: ['arch', 'bench', 'boot', 'bpf', 'cli', 'emu', 'kernel', 'mm', 'oracle', 'scripts', 'vector'].map(
-    (d) => `<rootDir>/${d}`,
-  ),
+  roots: [
+    'arch',
+    'bench',
+    'boot',
+    'bpf',
+    'cli',
+    'debug',
+    'emu',
+    'kernel',
+    'mm',
+    'oracle',
+    'scripts',
+    'vector',
+  ].map((d) => `<rootDir>/${d}`),
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   transform: {

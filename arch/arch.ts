@@ -334,6 +334,10 @@ export interface Arch {
   timedMayGoto(distance: number): Uint8Array;
   /** The registers as they are now, without an exception. Give them back with `releaseRegs`. */
   captureRegs(here: ThisCpu): pt_regs;
+  /** A general register or pc as `regs` holds it, by the CPU's name for it; undefined for others. */
+  savedRegister(regs: pt_regs, name: string): bigint | undefined;
+  /** Changes it; false for others. Code goes on with it when `regs` are those of an exception. */
+  setSavedRegister(regs: pt_regs, name: string, value: bigint): boolean;
   releaseRegs(here: ThisCpu): void;
 
   /** Exception-table entry bytes for an instruction, as the kernel's macros and the JIT pack them. */

@@ -14,6 +14,7 @@ import { Oops } from './oops.js';
 import { RANGES, RangeTreeOperations } from './range-tree.js';
 import { ScratchFault } from './scratch-fault.js';
 import { SMALL_FIXTURE } from './small-fixture.js';
+import { StepBack } from './step-back.js';
 import type { Subject } from './subject.js';
 import { TlbFill } from './tlb-fill.js';
 
@@ -44,6 +45,8 @@ export type Process =
       readonly reuse: boolean;
       /** Milliseconds of warming up, and as many of measuring. */
       readonly time: number;
+      /** Measured in the build whose paths can be stopped in. */
+      readonly stops: boolean;
     }
   /** Subjects of one kind that differ in a number only, one after the other; a figure of each. */
   | {
@@ -74,6 +77,7 @@ const FILLS = 2048;
 const CALLS = 256;
 const OOPSES = 32;
 const INSTRUCTIONS = 6_000_000;
+const STEPPED = 1_000_000;
 
 const WITHOUT_FAULTS = 'running without faults';
 const FILL = 'a TLB fill: walk, hit';
@@ -81,6 +85,7 @@ const RESTART = 'a miss, a stop, a restart: nothing behind it';
 const SCRATCH = 'a scratch fault, handled';
 const OOPS = 'an oops: nobody handles the fault';
 const FIXTURES = 'fixtures';
+const DEBUGGER = 'a debugging session';
 const SWEEP = 'every page of an arena of 4 GiB';
 const ARENA_PAGES = 'pages of an arena of 4 GiB, allocated and freed by kfuncs';
 const RANGE_TREE = 'the free pages of an arena: find, cut a range in two, join it again';
@@ -98,14 +103,15 @@ interface SubjectFigure extends Figure {
   readonly make: (engine: Engine, rounds?: number) => Subject;
   readonly reuse?: boolean;
   readonly time?: number;
+  readonly stops?: boolean;
 }
 
 const TIME = 400;
 /** Reading, checking and assembling are much code that has to be compiled first. */
 const FIXTURE_TIME = 1500;
 
-function subject({ make, reuse = false, time = TIME, ...figure }: SubjectFigure): Process {
-  return { kind: 'subject', figures: [figure], make, reuse, time };
+function subject({ make, reuse = false, time = TIME, stops = false, ...figure }: SubjectFigure): Process {
+  return { kind: 'subject', figures: [figure], make, reuse, time, stops };
 }
 
 function python(figure: Figure, ...args: string[]): Process {
@@ -241,6 +247,16 @@ function ofArch(arch: ArchName): Process[] {
       reuse: true,
       make: (engine) => new FixtureRun(engine, { file: join(packageRoot(), ARENA_FIXTURE[arch]) }),
     }),
+    subject({
+      id: `step-back/${arch}`,
+      section: DEBUGGER,
+      label: `a step back from instruction 1,000,000, ${arch}`,
+      unit: 'ms',
+      time: FIXTURE_TIME,
+      reuse: true,
+      stops: true,
+      make: (engine, instructions = STEPPED) => new StepBack(engine, arch, instructions),
+    }),
     {
       kind: 'sweep',
       arch,
@@ -340,6 +356,7 @@ export const SECTIONS: readonly string[] = [
   SCRATCH,
   OOPS,
   FIXTURES,
+  DEBUGGER,
   SWEEP,
   ARENA_PAGES,
   RANGE_TREE,

@@ -17,6 +17,8 @@ import { type FigureTurns, jsonReport, type Measured, type Surroundings, textRep
 import { select } from './selection.js';
 
 const MEASURE = fileURLToPath(new URL('./measure.js', import.meta.url));
+/** The same in the build whose paths can be stopped in, beside which the straight one stands. */
+const MEASURE_STOPS = fileURLToPath(new URL('../../bench/measure.js', import.meta.url));
 const PYTHON_SECONDS = 0.5;
 const execute = promisify(execFile);
 
@@ -73,7 +75,8 @@ async function measure(
     case 'subject':
     case 'series':
     case 'sweep': {
-      const { stdout } = await execute(node, [MEASURE, measurement.figures[0].id, library]);
+      const script = measurement.kind === 'subject' && measurement.stops ? MEASURE_STOPS : MEASURE;
+      const { stdout } = await execute(node, [script, measurement.figures[0].id, library]);
       return JSON.parse(stdout) as Measured;
     }
     case 'python': {

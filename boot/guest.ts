@@ -14,7 +14,7 @@ export function guestOf(here: ThisCpu, functions: HostFunctions): Guest {
     trace: here.trace,
     pcRegister: here.arch.pcRegister,
     handleStop: (stop) => handleStop(here, functions, stop),
-    now: () => performance.now(),
+    now: () => here.trace.patience.now(),
   };
 }
 

@@ -19,8 +19,13 @@ export const UNUSABLE = 2;
 
 /** Colours on a terminal only, and never when NO_COLOR is set to anything. */
 export function coloursFor(io: Io): Colours {
+  return pc.createColors(coloursWanted(io));
+}
+
+/** See coloursFor(). */
+export function coloursWanted(io: Io): boolean {
   const { NO_COLOR: no, TERM: term } = io.env;
-  return pc.createColors(io.isTty && (no === undefined || no === '') && term !== 'dumb');
+  return io.isTty && (no === undefined || no === '') && term !== 'dumb';
 }
 
 /** Input or surroundings that a command cannot work with; the message is complete. Exit status 2. */

@@ -6,8 +6,11 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { LibraryError } from '../emu/unicorn/library.js';
 import { SetupError } from '../scripts/setup-error.js';
+import { debugArguments } from './debug-arguments.js';
+import type { DebugOptions, DebugScript } from './debug-command.js';
 import type { ExplainOptions } from './explain-command.js';
 import type { FmtOptions } from './fmt-command.js';
+import type { GdbserverOptions } from './gdbserver-command.js';
 import { type Io, PASSED, UNUSABLE, UsageError } from './io.js';
 import type { RunOptions } from './run-command.js';
 
@@ -23,7 +26,10 @@ export async function main(args: readonly string[], io: Io): Promise<number> {
     status = code;
   });
   try {
-    await program.parseAsync([...args], { from: 'user' });
+    const [first, ...rest] = args;
+    await program.parseAsync(first === 'debug' ? [first, ...debugArguments(rest)] : [...args], {
+      from: 'user',
+    });
     return status;
   } catch (error) {
     return failure(error, io);
@@ -80,6 +86,51 @@ function createProgram(io: Io, done: (status: number) => void): Command {
       done(await explainCommand(file, options, io));
     });
 
+  const scripts: DebugScript[] = [];
+  const script = (kind: DebugScript['kind']) => (text: string) => scripts.push({ kind, text });
+  program
+    .command('debug')
+    .description('run a fixture in a debugger: instructions, decisions of the kernel, and back again')
+    .argument('<file>', 'fixture file')
+    .addOption(
+      new Option('-x, --command <file>', 'do the commands of a file first').argParser(script('file')),
+    )
+    .addOption(new Option('--ex <command>', 'do a command first (also -ex)').argParser(script('command')))
+    .option('--batch', 'end behind these; exit status 1 if the fixture has failed, 2 if a command went wrong')
+    .option('-q, --quiet', 'say nothing at the beginning')
+    .addHelpText(
+      'after',
+      `\nCommands come from the keyboard or from a pipe; \`help\` lists them (docs/debugger.md).\n\nExamples:\n  npx kfault debug ${SAMPLE}\n` +
+        `  npx kfault debug ${SAMPLE} --batch -ex "catch fault" -ex run -ex walk -ex path`,
+    )
+    .action(async (file: string, { batch, quiet }: Omit<DebugOptions, 'scripts'>) => {
+      const { debugCommand } = await import('./debug-command.js');
+      done(await debugCommand(file, { scripts, batch: batch === true, quiet: quiet === true }, io));
+    });
+
+  program
+    .command('gdbserver')
+    .description('let gdb debug the run of a fixture, over its remote protocol')
+    .argument('<file>', 'fixture file')
+    .addOption(
+      new Option('--port <number>', 'port to wait at, 0 for any that is free (default: 1234)').argParser(
+        portNumber,
+      ),
+    )
+    .option(
+      '--listen <address>',
+      'address to wait at (default: 127.0.0.1, which only this computer can reach)',
+    )
+    .addHelpText(
+      'after',
+      `\nWhoever reaches the port can read and change everything in the machine (docs/gdb.md).\n\nExample:\n` +
+        `  npx kfault gdbserver ${SAMPLE} --port 1234\n  gdb -ex 'target remote :1234'`,
+    )
+    .action(async (file: string, options: GdbserverOptions) => {
+      const { gdbserverCommand } = await import('./gdbserver-command.js');
+      done(await gdbserverCommand(file, options, io));
+    });
+
   program
     .command('fmt')
     .description('write the bytes of instructions into fixtures, in front of their text')
@@ -114,6 +165,13 @@ function createProgram(io: Io, done: (status: number) => void): Command {
 
 function stepNumber(text: string): number {
   if (!/^[1-9][0-9]{0,5}$/.test(text)) throw new InvalidArgumentError('a step is a number from 1.');
+  return Number(text);
+}
+
+function portNumber(text: string): number {
+  if (!/^[0-9]{1,5}$/.test(text) || Number(text) > 65_535) {
+    throw new InvalidArgumentError('a port is a number from 0 to 65535.');
+  }
   return Number(text);
 }
 

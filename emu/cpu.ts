@@ -149,6 +149,19 @@ export interface Cpu {
    */
   readonly executed: number;
 
+  /**
+   * Ends later starts before an instruction at one of these addresses, with kind `count` and fewer instructions
+   * executed than asked for; the first instruction of a start is executed all the same. Replaces what was set.
+   * Absent where the engine cannot: whoever needs it goes step by step.
+   */
+  breakAt?(addresses: readonly bigint[]): void;
+
+  /**
+   * Has accesses of instructions to physical memory told from now on: those that touch one of these ranges. Replaces
+   * what was set; costs time at each access while there are any. Absent where the engine cannot.
+   */
+  tellAccesses?(ranges: readonly PhysicalRange[], tell: AccessListener): void;
+
   /** Drops one page's translations from this CPU's TLB. */
   flushTlbPage(va: bigint): void;
   /** Drops all translations from this CPU's TLB. */
@@ -159,6 +172,18 @@ export interface Cpu {
   /** Frees the engine. Idempotent; any other call afterwards throws an EngineError. */
   close(): void;
 }
+
+export interface PhysicalRange {
+  readonly pa: number;
+  /** Bytes, 1 or more. */
+  readonly size: number;
+}
+
+/**
+ * Told an access, physical address and bytes, before it is made; the instruction may fault all the same.
+ * @returns true ends the start behind the instruction, as if its count were used up
+ */
+export type AccessListener = (pa: number, size: number, write: boolean) => boolean;
 
 export interface RegisterSet {
   readonly names: readonly string[];

@@ -1,6 +1,7 @@
 /** What tells the event stream about one CPU; the base of both builds' `Trace`. */
 import { DEFAULT_PATIENCE, type Patience } from './endless.js';
 import { type Event, type EventSink, NO_EVENTS } from './events.js';
+import type { Delegate } from './path.js';
 
 export class Narrator {
   /**
@@ -10,9 +11,10 @@ export class Narrator {
   listening = false;
   /**
    * Called at each decision of a path on this CPU, when its event is out and before the path goes on:
-   * where another CPU may act between two steps. Null when nobody wants that.
+   * where another CPU may act between two steps. What it does may be a path: that is
+   * then gone through there. Null when nobody wants that.
    */
-  onDecision: ((fn: string, test: string) => void) | null = null;
+  onDecision: ((fn: string, test: string) => Delegate<void> | undefined) | null = null;
   /** How long paths on this CPU may go round in a loop without anything changing. */
   patience: Patience = DEFAULT_PATIENCE;
   #sink: EventSink = NO_EVENTS;

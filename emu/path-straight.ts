@@ -4,6 +4,7 @@
  */
 import type { Primitive } from './events.js';
 import { Narrator } from './narrator.js';
+import type { RunWatch } from './run.js';
 
 /** What a path is here: its result. */
 export type Path<T> = T;
@@ -13,6 +14,8 @@ export type Delegate<T> = T;
 export class Trace extends Narrator {
   /** Nobody can stop a straight path: setting it is an error of the program. */
   readonly pausing = false;
+  /** Nor are runs of guest code watched. */
+  readonly watch: RunWatch | null = null;
 
   decide<T extends Primitive>(fn: string, test: string, value: T): T {
     if (this.listening) this.emit({ type: 'decide', cpu: this.cpu, fn, test, value });

@@ -18,6 +18,10 @@ const outer = port('outer', ['n', 'what'], function* (here: Here, n: number, _wh
   return doubled + 1;
 });
 
+const thrice = port('thrice', [], function* (here: Here): Path<void> {
+  yield* here.trace.decide('thrice', 'times', 3);
+});
+
 const thrower = port('thrower', [], function* (here: Here): Path<void> {
   yield* here.trace.decide('thrower', 'about to', true);
   throw new Error('dead');
@@ -41,7 +45,7 @@ function stops<T>(path: Delegate<T>): { steps: Step[]; result: T } {
   }
 }
 
-const words = (events: readonly Event[]): string[] =>
+const words = (events: readonly (Event | Step)[]): string[] =>
   events.map((event) => {
     switch (event.type) {
       case 'enter':
@@ -73,11 +77,11 @@ describe('a path', () => {
     expect(log.events[0]).toMatchObject({ argNames: ['n', 'what'], args: [4, {}] });
   });
 
-  test('that is watched stops at each entry and decision, and its events are the same', () => {
+  test('that is watched stops at each entry, decision and return, and its events are the same', () => {
     const { here: on, log } = here(true);
     const { steps, result } = stops(outer(on, 4, {}));
     expect(result).toBe(9);
-    expect(words(steps)).toEqual(['enter outer', 'enter inner', 'inner: n > 1 true', 'outer: doubled 8']);
+    expect(words(steps)).toEqual(EXPECTED);
     expect(words(log.events)).toEqual(EXPECTED);
   });
 
@@ -109,7 +113,7 @@ describe('a path', () => {
   });
 
   test('is known by its name', () => {
-    expect(portedFunctions()).toEqual(['inner', 'outer', 'thrower']);
+    expect(portedFunctions()).toEqual(['inner', 'outer', 'thrice', 'thrower']);
   });
 });
 
@@ -147,15 +151,34 @@ describe.each([
   });
 });
 
-test('what is to happen at a decision happens before the path is seen to stop there', () => {
-  const { here: on } = here(true);
-  let times = 0;
-  on.trace.onDecision = () => {
-    times += 1;
+test('a path is seen to stop at a decision before what is to happen there, which may be a path of its own', () => {
+  const { here: on, log } = here(true);
+  on.trace.onDecision = (fn) => (fn === 'inner' ? thrice(on) : undefined);
+  const { steps, result } = stops(inner(on, 4));
+  expect(result).toBe(8);
+  const expected = [
+    'enter inner',
+    'inner: n > 1 true',
+    'enter thrice',
+    'thrice: times 3',
+    'leave thrice undefined',
+    'leave inner 8',
+  ];
+  expect(words(steps)).toEqual(expected);
+  expect(words(log.events)).toEqual(expected);
+});
+
+test('a path that is gone through can be made to stop from one of its events on', () => {
+  const { here: on, log } = here();
+  const sink = on.trace.sink;
+  on.trace.sink = {
+    emit: (event) => {
+      sink.emit(event);
+      on.trace.pausing = event.type === 'decide';
+    },
   };
-  const iterator = inner(on, 4)[Symbol.iterator]();
-  iterator.next();
-  expect(times).toBe(0);
-  iterator.next();
-  expect(times).toBe(1);
+  const { steps, result } = stops(outer(on, 4, {}));
+  expect(result).toBe(9);
+  expect(words(steps)).toEqual(['inner: n > 1 true', 'outer: doubled 8']);
+  expect(words(log.events)).toEqual(EXPECTED);
 });

@@ -7,15 +7,23 @@
  */
 import type { DecideEvent, EnterEvent, LeaveEvent, Primitive } from './events.js';
 import { Narrator } from './narrator.js';
+import type { RunWatch } from './run.js';
+
+/** A stop between two instructions, or between two steps of a run: whoever asked for it knows why. */
+export interface Pause {
+  readonly type: 'pause';
+}
 
 /** What a stopped path shows: the event that it has just emitted. */
-export type Step = EnterEvent | LeaveEvent | DecideEvent;
+export type Step = EnterEvent | LeaveEvent | DecideEvent | Pause;
 
 /** A ported function in the making: drain it, or stop in it. */
 export type Path<T> = Generator<Step, T, void>;
 
 /** Something that can be delegated to with `yield*`. */
 export type Delegate<T> = Iterable<Step, T, void>;
+
+const PAUSE: Pause = { type: 'pause' };
 
 class Immediate<T> implements Iterator<Step, T, void> {
   readonly result: IteratorReturnResult<T>;
@@ -48,21 +56,44 @@ class Paused<T> implements Iterator<Step, T, void> {
 
 /** The narrator of one CPU: emits events, and stops the path where someone watches. */
 export class Trace extends Narrator {
-  /** Set by whoever wants paths to stop at each step (debugger, explorer). */
+  /** Set by whoever wants paths to stop at each step (debugger, explorer); at any time, also in a path. */
   pausing = false;
+  /** Who is asked about each start of guest code on this CPU, and told of each stop; usually nobody. */
+  watch: RunWatch | null = null;
   // One object serves every step that does not pause: it is consumed before the next one is made.
   readonly #immediate = new Immediate<unknown>(undefined);
 
   /** Records a decision of `fn` and hands its value back: `if (yield* trace.decide(…)) …`. */
   decide<T extends Primitive>(fn: string, test: string, value: T): Delegate<T> {
     if (!this.listening && !this.pausing) {
-      if (this.onDecision !== null) this.onDecision(fn, test);
+      if (this.onDecision !== null) return this.#interrupted(null, fn, test, value);
       return this.immediate(value);
     }
     const event: DecideEvent = { type: 'decide', cpu: this.cpu, fn, test, value };
     this.emit(event);
-    if (this.onDecision !== null) this.onDecision(fn, test);
+    if (this.onDecision !== null) return this.#interrupted(event, fn, test, value);
     return this.#stop(event, value);
+  }
+
+  /** Lets somebody else act behind a decision; the path is seen to stop at it before that. */
+  *#interrupted<T>(step: DecideEvent | null, fn: string, test: string, value: T): Path<T> {
+    if (step !== null && this.pausing) yield step;
+    const others = this.onDecision?.(fn, test);
+    if (others !== undefined) yield* others;
+    return value;
+  }
+
+  /** Records the return of `fn` and hands its value on. */
+  left<T>(fn: string, value: T): Delegate<T> {
+    if (!this.listening && !this.pausing) return this.immediate(value);
+    const event: LeaveEvent = { type: 'leave', cpu: this.cpu, fn, value };
+    this.emit(event);
+    return this.#stop(event, value);
+  }
+
+  /** Stops here, between two instructions or two steps of a run. */
+  pause<T>(value: T): Delegate<T> {
+    return new Paused(PAUSE, value);
   }
 
   /** A value that is there already, to be delegated to at once. */
@@ -93,6 +124,8 @@ export interface Traced {
 /** A call that stopped on its way: goes on when it is resumed, and says so when it returns. */
 class Call<T> implements Iterator<Step, T, void> {
   #first: Step | null;
+  /** The return, once the body has come to it. */
+  #left: Iterator<Step, T, void> | null = null;
   constructor(
     readonly fn: string,
     readonly trace: Trace,
@@ -107,9 +140,11 @@ class Call<T> implements Iterator<Step, T, void> {
       this.#first = null;
       return { done: false, value };
     }
+    if (this.#left !== null) return this.#left.next();
     const turn = this.body.next();
-    if (turn.done === true) this.trace.leave(this.fn, turn.value);
-    return turn;
+    if (turn.done !== true) return turn;
+    this.#left = this.trace.left(this.fn, turn.value)[Symbol.iterator]();
+    return this.#left.next();
   }
   [Symbol.iterator](): this {
     return this;
@@ -146,7 +181,6 @@ export function port<C extends Traced, A extends readonly unknown[], R>(
     }
     const turn = path.next();
     if (turn.done !== true) return new Call(fn, trace, turn.value, path);
-    trace.leave(fn, turn.value);
-    return trace.immediate(turn.value);
+    return trace.left(fn, turn.value);
   };
 }

@@ -30,6 +30,20 @@ export type StopResult =
   | { readonly how: 'called'; readonly pc: bigint }
   | { readonly how: 'end'; readonly outcome: RunOutcome };
 
+/** Who stops guest code between instructions without disturbing it: a debugger. */
+export interface RunWatch {
+  /**
+   * Before each start, with pc in its register; registers and memory may be changed here.
+   * @returns how many instructions may complete before it is asked again, 1 or more
+   */
+  before(guest: Guest): Delegate<number>;
+  /**
+   * After each start, before the stop is handled. Nothing may be changed here.
+   * @param executed instructions that completed; 0 where the host has raised an exception before any ran
+   */
+  after(guest: Guest, stop: CpuStop, executed: number): Delegate<void>;
+}
+
 /** Guest code in its surroundings. */
 export interface Guest {
   readonly cpu: Cpu;
@@ -87,16 +101,23 @@ function* runToOutcome(
 
   for (;;) {
     if (left <= 0) return { kind: 'budget', instructions: limits.instructions };
-    const slice = Math.min(left, SLICE);
+    let slice = Math.min(left, SLICE);
+    if (trace.watch !== null) {
+      cpu.write(guest.pcRegister, pc);
+      slice = Math.min(slice, yield* trace.watch.before(guest));
+      pc = cpu.read(guest.pcRegister);
+    }
     let stop: CpuStop;
     if (pending === null) stop = cpu.start(pc, slice);
     else {
       stop = pending;
       cpu.write(guest.pcRegister, pc);
     }
+    if (trace.watch !== null) yield* trace.watch.after(guest, stop, pending === null ? cpu.executed : 0);
     if (stop.kind === 'exit') return { kind: 'returned' };
     if (stop.kind === 'count') {
-      left -= slice;
+      // Whoever watches may have ended the start earlier.
+      left -= trace.watch === null ? slice : cpu.executed;
       pc = cpu.read(guest.pcRegister);
       if (guest.now() > deadline) return { kind: 'deadline', milliseconds: limits.milliseconds };
       continue;

@@ -36,6 +36,11 @@ export class Kallsyms {
   #textStart = Number.POSITIVE_INFINITY;
   #textEnd = Number.NEGATIVE_INFINITY;
 
+  /** All of them, ascending by start. */
+  get all(): readonly KernelSymbol[] {
+    return this.#symbols;
+  }
+
   /** Throws a SymbolError when the range is empty, not canonical, or overlaps another symbol. */
   add(symbol: KernelSymbol): void {
     const start = toSigned(symbol.start);

@@ -90,6 +90,19 @@ export const arm64: Arch = {
   testRun,
   timedMayGoto,
   captureRegs: (here) => mmuOf(here).enterException(),
+  savedRegister: (regs, name) => {
+    if (!(regs instanceof Arm64PtRegs)) return undefined;
+    if (name === 'sp') return regs.sp;
+    return name === 'pc' ? regs.pc : regs.named(name);
+  },
+  setSavedRegister(regs, name, value) {
+    if (!(regs instanceof Arm64PtRegs)) return false;
+    if (name === 'sp') regs.sp = value;
+    else if (name === 'pc') regs.pc = value;
+    else if (regs.named(name) === undefined) return false;
+    else regs.pt_regs_write_reg(Number(name.slice(1)), value);
+    return true;
+  },
   releaseRegs: (here) => mmuOf(here).leaveException(),
 
   packExtable,

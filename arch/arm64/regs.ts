@@ -145,6 +145,12 @@ export class Arm64PtRegs implements pt_regs {
     return this.words[n] ?? 0n;
   }
 
+  /** x0 to x30 by the CPU's name; undefined for others. */
+  named(register: string): bigint | undefined {
+    const n = /^x([0-9]|[12][0-9]|30)$/.exec(register)?.[1];
+    return n === undefined ? undefined : this.x(Number(n));
+  }
+
   /** Register n as a signed number (see address.ts); wrong when it does not fit one. */
   xSigned(n: number): number {
     const { halves } = this;

@@ -12,7 +12,7 @@ import { timedMayGoto } from './may-goto.js';
 import { mmuOf, X86Mmu } from './mmu.js';
 import { pte_mkspecial, pte_mkyoung, vm_get_page_prot } from './pgprot.js';
 import { createPgtable } from './pgtable.js';
-import { X86PtRegs } from './regs.js';
+import { regsOffset, X86PtRegs } from './regs.js';
 import {
   disableInterrupts,
   layout,
@@ -135,6 +135,19 @@ export const x86: Arch = {
   testRun,
   timedMayGoto,
   captureRegs: (here) => mmuOf(here).capture(),
+  savedRegister: (regs, name) =>
+    regs instanceof X86PtRegs && (regsOffset(name) !== undefined || name === 'rsp' || name === 'rip')
+      ? regs.named(name)
+      : undefined,
+  setSavedRegister(regs, name, value) {
+    if (!(regs instanceof X86PtRegs)) return false;
+    const offset = regsOffset(name);
+    if (offset !== undefined) regs.setAtOffset(offset, value);
+    else if (name === 'rsp') regs.sp = value;
+    else if (name === 'rip') regs.ip = value;
+    else return false;
+    return true;
+  },
   releaseRegs: (here) => mmuOf(here).release(),
   packExtable,
   extableEntrySize: EXTABLE_ENTRY_SIZE,

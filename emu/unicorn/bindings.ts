@@ -111,12 +111,16 @@ export type SysCallback = (uc: number, register: number, encoding: number, user:
 /** Called before an instruction. */
 export type CodeCallback = (uc: number, address: number | bigint, size: number, user: number) => void;
 
+/** Called with an access to memory: UC_MEM_*, physical address, size in bytes. */
+export type AccessCallback = (uc: number, type: number, pa: number | bigint, size: number) => void;
+
 export type Callback =
   | { readonly kind: 'fill'; readonly fn: FillCallback }
   | { readonly kind: 'interrupt'; readonly fn: InterruptCallback }
   | { readonly kind: 'syscall'; readonly fn: SyscallCallback }
   | { readonly kind: 'sys'; readonly fn: SysCallback }
-  | { readonly kind: 'code'; readonly fn: CodeCallback };
+  | { readonly kind: 'code'; readonly fn: CodeCallback }
+  | { readonly kind: 'access'; readonly fn: AccessCallback };
 
 const CALLBACK_TYPES = {
   fill: koffi.pointer(koffi.proto('bool (int8_t, uint64_t, int, uintptr_t)')),
@@ -124,6 +128,7 @@ const CALLBACK_TYPES = {
   syscall: koffi.pointer(koffi.proto('void (uintptr_t, uintptr_t)')),
   sys: koffi.pointer(koffi.proto('uint32_t (uintptr_t, int, uintptr_t, uintptr_t)')),
   code: koffi.pointer(koffi.proto('void (uintptr_t, uint64_t, uint32_t, uintptr_t)')),
+  access: koffi.pointer(koffi.proto('void (uintptr_t, int, uint64_t, int, int64_t, uintptr_t)')),
 } as const;
 
 /** Makes a native function pointer of a callback; koffi has 8192 of them. Give it back with `unregister`. */

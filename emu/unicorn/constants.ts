@@ -19,6 +19,9 @@ export const UC_PROT_ALL = UC_PROT_READ | UC_PROT_WRITE | UC_PROT_EXEC;
 
 export const UC_HOOK_INTR = 1 << 0;
 export const UC_HOOK_INSN = 1 << 1;
+export const UC_HOOK_MEM_READ = 1 << 10;
+export const UC_HOOK_MEM_WRITE = 1 << 11;
+export const UC_MEM_WRITE = 17;
 export const UC_HOOK_CODE = 1 << 2;
 export const UC_HOOK_TLB_FILL = 1 << 17;
 

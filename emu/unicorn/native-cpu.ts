@@ -1,11 +1,13 @@
 /** One CPU on the native Unicorn engine: what both architectures have in common. */
 import {
   ACCESS_FETCH,
+  type AccessListener,
   type Cpu,
   type CpuOptions,
   type CpuStop,
   EngineError,
   EXCEPTION_BUS,
+  type PhysicalRange,
   type Privilege,
   type RegisterSet,
   type TlbFiller,
@@ -19,6 +21,7 @@ import type { HookStop, IsaPart, SentinelPage } from './isa-part.js';
 import type { UnicornLibrary } from './library.js';
 import { EngineState } from './live-state.js';
 import { type Isa, RawEngine, type SavedContext } from './raw-engine.js';
+import { WatchHooks } from './watch-hooks.js';
 import { X86Part, x86SentinelPage } from './x86-part.js';
 
 const EXIT: CpuStop = Object.freeze({ kind: 'exit' });
@@ -43,6 +46,7 @@ export class NativeCpu implements Cpu {
   private readonly part: IsaPart;
   private readonly answers: TlbAnswers;
   private readonly registers: CpuRegisters;
+  private readonly watch: WatchHooks;
   private readonly context: SavedContext;
   /** The engine's structure, in place: two of its values are given by no call of the library. */
   private readonly structure: Uint32Array;
@@ -66,6 +70,8 @@ export class NativeCpu implements Cpu {
   private hasFailed = false;
   private exceptionNumber = NONE;
   private hookStop: HookStop | null = null;
+  /** The limit that the run under way began with. */
+  private limited = 0;
   /** What `begun` was when a hook stopped the run: the engine may count one more before it stops. */
   private hookBegun = 0;
   private executedCount = 0;
@@ -102,6 +108,11 @@ export class NativeCpu implements Cpu {
       { pa: sentinelPa, bytes: this.sentinelPage.bytes },
     ]);
     const layout = isa === 'x86-64' ? library.x86 : library.arm64;
+    this.watch = new WatchHooks(
+      this.engine,
+      () => this.begun(),
+      (instructions) => this.limit(instructions),
+    );
     this.structure = library.slots.engine.at(this.engine.handle);
     this.structureQuads = new BigUint64Array(this.structure.buffer);
     this.counterAt = layout.emuCounter >> 2;
@@ -234,6 +245,8 @@ export class NativeCpu implements Cpu {
     this.dropCode();
     this.executedCount = 0;
     this.state = 'idle';
+    this.breakAt([]);
+    this.tellAccesses([], () => false);
   }
 
   /** One run of the engine; everything that callbacks leave behind is of this run. */
@@ -242,11 +255,14 @@ export class NativeCpu implements Cpu {
     this.hasTranslated = true;
     this.exceptionNumber = NONE;
     this.hookStop = null;
+    this.watch.reset();
+    this.limited = count;
     const rc = this.engine.start(pc, this.untilKey, count);
     const faulted = rc === UC_ERR_EXCEPTION || this.exceptionNumber !== NONE;
     if (faulted) this.repairUnlessFirst();
     const { thrown } = this.answers;
     if (thrown !== null) throw thrown.error;
+    this.watch.rethrow();
     return rc;
   }
 
@@ -255,9 +271,30 @@ export class NativeCpu implements Cpu {
     if (this.begun() > 1) this.part.repair?.();
   }
 
+  /** Sets the limit of the run under way, which stands behind the counter. */
+  private limit(instructions: number): void {
+    const { structure, counterAt } = this;
+    const [low, high] = [counterAt + 2, counterAt + 3];
+    if ((structure[low] ?? 0) + (structure[high] ?? 0) * 0x100000000 !== this.limited) {
+      throw new EngineError('the limit of instructions is not where it was: this library is not supported');
+    }
+    structure[low] = instructions >>> 0;
+    structure[high] = Math.floor(instructions / 0x100000000);
+  }
+
   private stopFromHook(): void {
     this.hookBegun = this.begun();
     this.engine.stop();
+  }
+
+  breakAt(addresses: readonly bigint[]): void {
+    this.ensureIdle();
+    if (this.watch.breakAt(addresses)) this.dropCode();
+  }
+
+  tellAccesses(ranges: readonly PhysicalRange[], tell: AccessListener): void {
+    this.ensureIdle();
+    if (this.watch.tellAccesses(ranges, tell)) this.dropCode();
   }
 
   /** Instructions begun in the last run; one more than the limit when the limit ended it. */
@@ -269,6 +306,12 @@ export class NativeCpu implements Cpu {
   /** Why the run ended. `before` instructions were executed in an earlier part of the same start. */
   private conclude(rc: number, count: number, before = 0): CpuStop {
     const begun = this.begun();
+    const { completed } = this.watch;
+    // An instruction that was to be the last may still raise something.
+    if (completed !== null && rc === UC_ERR_OK && this.exceptionNumber === NONE && this.hookStop === null) {
+      this.executedCount = before + completed;
+      return this.pc() === this.sentinel ? EXIT : COUNT;
+    }
     if (this.exceptionNumber !== NONE) return this.concludeException(before + this.hookBegun);
     if (this.hookStop !== null) return this.concludeHook(this.hookStop, before + this.hookBegun);
     switch (rc) {

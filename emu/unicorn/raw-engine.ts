@@ -27,7 +27,10 @@ import {
   UC_HOOK_CODE,
   UC_HOOK_INSN,
   UC_HOOK_INTR,
+  UC_HOOK_MEM_READ,
+  UC_HOOK_MEM_WRITE,
   UC_HOOK_TLB_FILL,
+  UC_MEM_WRITE,
   UC_MODE_64,
   UC_MODE_ARM,
   UC_PROT_ALL,
@@ -119,9 +122,23 @@ export class RawEngine {
 
   /** Calls `fn` with every instruction executed in begin..end until the function returned is called. */
   hookCode(fn: (address: number | bigint, size: number) => void, begin: bigint, end: bigint): () => void {
-    const pointer = register({ kind: 'code', fn: (_uc, address, size) => fn(address, size) });
+    return this.removable({ kind: 'code', fn: (_uc, address, size) => fn(address, size) }, begin, end);
+  }
+
+  /** The same with every access of instructions to physical memory in begin..end, whether or not it succeeds. */
+  hookAccess(fn: (pa: number, size: number, write: boolean) => void, begin: number, end: number): () => void {
+    const access: Callback = {
+      kind: 'access',
+      fn: (_uc, type, pa, size) => fn(Number(pa), size, type === UC_MEM_WRITE),
+    };
+    return this.removable(access, begin, end);
+  }
+
+  /** Adds a hook for a range of addresses; returns what removes it. */
+  private removable(callback: Callback, begin: bigint | number, end: bigint | number): () => void {
+    const pointer = register(callback);
     this.callbacks.push(pointer);
-    const hook = this.addHook('code', pointer, begin, end, 0);
+    const hook = this.addHook(callback.kind, pointer, begin, end, 0);
     return () => {
       this.check(this.bindings.uc_hook_del(this.handle, hook), 'removing a hook');
       this.callbacks.splice(this.callbacks.indexOf(pointer), 1);
@@ -142,6 +159,7 @@ export class RawEngine {
       syscall: UC_HOOK_INSN,
       sys: UC_HOOK_INSN,
       code: UC_HOOK_CODE,
+      access: UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE,
     }[kind];
     const extra: (string | number)[] = type === UC_HOOK_INSN ? ['int', insn] : [];
     const { handle, scratch } = this;

@@ -1,4 +1,5 @@
 /** Arenas that are there before the first step, and what the kernel says to those it refuses. */
+import { drain, type Path } from '../../emu/path.js';
 import { errnoName } from '../../kernel/errno.js';
 import { VmallocError } from '../../mm/vmalloc.js';
 import { errnoOf, errnoText } from '../format/errno-text.js';
@@ -18,9 +19,9 @@ function buildArena({ source }: Fixture, machine: SystemMachine, name: string, a
   const { scope, arenas } = machine;
   const path = ['arenas', name];
   const expected = arena.expect === undefined ? null : errnoOf(arena.expect, scope);
-  const create = (): number => {
+  const create = function* (): Path<number> {
     try {
-      return Number(BigInt.asIntN(64, arenas.create(0, name)));
+      return Number(BigInt.asIntN(64, yield* arenas.create(0, name)));
     } catch (error) {
       if (!(error instanceof VmallocError)) throw error;
       throw source.at(
@@ -30,12 +31,13 @@ function buildArena({ source }: Fixture, machine: SystemMachine, name: string, a
       );
     }
   };
-  const result = arenas.failing(arena.inject ?? null, create, (what) => {
+  const building = arenas.failing(arena.inject ?? null, create, (what) => {
     throw source.error(
       source.keyPlace([...path, 'inject', what]),
       `\`${what}\` was to fail while the arena is created, but it was not tried (often enough)`,
     );
   });
+  const result = drain(building);
   if (result !== 0 && expected === null) {
     const pages = arena.max_entries.value(scope);
     throw source.error(

@@ -1,6 +1,8 @@
 /** For tests: a machine whose run is a list of events made by hand. */
+
 import type { Arch, Pgtable } from '../../arch/arch.js';
 import type { Event, RunOutcome } from '../../emu/events.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import type { RaisedStop } from '../../emu/run.js';
 import { type Fixture, parseFixture } from '../format/load.js';
 import { Source } from '../format/source.js';
@@ -88,10 +90,10 @@ export class FakeMachine implements Machine {
   readonly calls: string[] = [];
   readonly kfence = null;
   readonly bpf = {
-    testRun: () => this.outcome,
+    testRun: () => at(this.outcome),
     returned: () => 0n,
     instructionAt: () => null,
-    streamRead: () => ({ ret: 4n, text: 'foo\n' }),
+    streamRead: () => at({ ret: 4n, text: 'foo\n' }),
   };
   readonly scope = {
     name: (name: string) => ({ f: 0xffffffff81000000n, EBUSY: 16n, SIGSEGV: 11n })[name] ?? 0n,
@@ -119,7 +121,7 @@ export class FakeMachine implements Machine {
     _registers: ReadonlyMap<string, bigint>,
     context: CallContext,
     raised: RaisedStop | null,
-  ): RunOutcome {
+  ): Delegate<RunOutcome> {
     const state = Object.entries(context).map(([key, value]) => `, ${key} ${value}`);
     if (raised !== null) this.calls.push(`call ${raisedText(raised)}${state.join('')}`);
     return this.#run(cpu);
@@ -129,13 +131,13 @@ export class FakeMachine implements Machine {
     _pc: bigint,
     _registers: ReadonlyMap<string, bigint>,
     raised: RaisedStop | null,
-  ): RunOutcome {
+  ): Delegate<RunOutcome> {
     if (raised !== null) this.calls.push(`user ${raisedText(raised)}`);
     return this.#run(cpu);
   }
-  #run(cpu: number): RunOutcome {
+  #run(cpu: number): Delegate<RunOutcome> {
     this.events.push(...this.script, { type: 'outcome', cpu, outcome: this.outcome });
-    return this.outcome;
+    return at(this.outcome);
   }
   readMemory(_cpu: number, va: bigint, length: number): Uint8Array | null {
     if (va < MAPPED || va + BigInt(length) > MAPPED + 4096n) return null;
@@ -157,17 +159,19 @@ export class FakeMachine implements Machine {
   keepTlb(_cpu: number, va: bigint): boolean {
     return va === MAPPED;
   }
-  pagesCall(_cpu: number, call: PagesCall): bigint {
+  pagesCall(_cpu: number, call: PagesCall): Delegate<bigint> {
     this.calls.push(
       `${call.fn} ${call.arena} ${call.address} ${call.page_cnt} ${BigInt.asIntN(64, call.node_id)}`,
     );
-    return BigInt.asUintN(64, -16n);
+    return at(BigInt.asUintN(64, -16n));
   }
-  runDeferred(): void {
+  runDeferred(): Delegate<void> {
     this.calls.push('run_deferred');
+    return at(undefined);
   }
-  destroyArena(_cpu: number, name: string): void {
+  destroyArena(_cpu: number, name: string): Delegate<void> {
     this.calls.push(`destroy ${name}`);
+    return at(undefined);
   }
   arena(): ArenaView {
     return {
@@ -195,15 +199,16 @@ export class FakeMachine implements Machine {
     fork: (_cpu, { child }) => this.#syscall(`fork ${child}`),
     exit: (_cpu, process) => {
       this.calls.push(`exit ${process}`);
+      return at(undefined);
     },
     failing: (_inject, work) => work(),
     frame: (_cpu, va) => (va === MAPPED ? { pa: 0x1000, refs: 2, mapped: 1, owner: 'bpf arena' } : null),
     inUse: () => 3,
     areas: 1,
   };
-  #syscall(text: string): bigint {
+  #syscall(text: string): Delegate<bigint> {
     this.calls.push(text);
-    return BigInt.asUintN(64, -16n);
+    return at(BigInt.asUintN(64, -16n));
   }
   watch(): () => void {
     return () => undefined;
@@ -218,6 +223,12 @@ export class FakeMachine implements Machine {
     return 'Not tainted';
   }
   close(): void {}
+}
+
+/** A path that is at its end. */
+// biome-ignore lint/correctness/useYield: it decides nothing
+function* at<T>(value: T): Path<T> {
+  return value;
 }
 
 function raisedText({ number, syndrome, address }: RaisedStop): string {

@@ -1,5 +1,7 @@
 /** What a fixture lets fail, as the kernel's rooms are told. */
+
 import type { Failures, Injected } from '../../bpf/failures.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import { EDEADLK, ETIMEDOUT } from '../../kernel/errno.js';
 import type { InjectData, InjectKey } from '../format/schema-arena.js';
 
@@ -13,16 +15,16 @@ interface Planned {
 }
 
 /** See ArenaMachine.failing(). */
-export function failing<T>(
+export function* failing<T>(
   failures: Failures,
   inject: InjectData | null,
-  work: () => T,
+  work: () => Delegate<T>,
   untried: (what: InjectKey) => void,
-): T {
+): Path<T> {
   const restore = failures.suspend();
   try {
     const planned = plansOf(failures, inject ?? {});
-    const result = work();
+    const result = yield* work();
     const missing = planned.find(({ plan, times }) => plan.taken < times);
     if (missing !== undefined) untried(missing.key);
     return result;

@@ -1,8 +1,9 @@
 /** KFENCE and the allocators of a booted system, as the steps of a fixture use them. */
+
 import type { ThisCpu } from '../../arch/arch.js';
 import type { System } from '../../boot/system.js';
 import type { Primitive } from '../../emu/events.js';
-import { drain } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import { MachineRefusal } from '../../kernel/machine-refusal.js';
 import { HIGHEST, ListedRandom, SeededRandom } from '../../kernel/random.js';
 import { param_set_sample_interval } from '../../mm/kfence/init.js';
@@ -74,7 +75,11 @@ export class SystemKfence implements KfenceMachine {
     return this.#object(slot).addr;
   }
 
-  during<T>(allocations: readonly PlacementData[], callers: readonly bigint[], work: () => T): T {
+  *during<T>(
+    allocations: readonly PlacementData[],
+    callers: readonly bigint[],
+    work: () => Delegate<T>,
+  ): Path<T> {
     const { kfence } = this.#system.kernel;
     // In the middle of another step, whose allocations wait.
     const waiting = kfence.placements.splice(0);
@@ -82,7 +87,7 @@ export class SystemKfence implements KfenceMachine {
     kfence.placements.push(...allocations.map(placementOf));
     kfence.callers = callers;
     try {
-      const result = work();
+      const result = yield* work();
       if (kfence.placements.length > 0) {
         throw new StepRefusal(`${kfence.placements.length} of the step's allocations did not happen`);
       }
@@ -96,7 +101,7 @@ export class SystemKfence implements KfenceMachine {
     }
   }
 
-  slabCall(cpu: number, call: SlabCall): bigint {
+  slabCall(cpu: number, call: SlabCall): Delegate<bigint> {
     const here = this.#system.here(cpu);
     const { fn, cache, size, ptr } = call;
     const args: Record<string, Primitive> = {};
@@ -104,31 +109,31 @@ export class SystemKfence implements KfenceMachine {
     return hostCall(here, fn, args, () => this.#run(here, call));
   }
 
-  #run(here: ThisCpu, { fn, cache, size, gfp, ptr }: SlabCall): bigint {
+  *#run(here: ThisCpu, { fn, cache, size, gfp, ptr }: SlabCall): Path<bigint> {
     const { slab } = this.#system.kernel;
     const pointer = ptr ?? 0n;
     switch (fn) {
       case 'kmem_cache_alloc':
-        return drain(kmem_cache_alloc_noprof(here, slab, this.#cache(cache), gfp));
+        return yield* kmem_cache_alloc_noprof(here, slab, this.#cache(cache), gfp);
       case 'kmalloc':
-        return drain(__kmalloc_noprof(here, slab, Number(size ?? 0n), gfp));
+        return yield* __kmalloc_noprof(here, slab, Number(size ?? 0n), gfp);
       case 'krealloc':
-        return drain(krealloc_node_align_noprof(here, slab, pointer, Number(size ?? 0n), 1, gfp));
+        return yield* krealloc_node_align_noprof(here, slab, pointer, Number(size ?? 0n), 1, gfp);
       case 'kmem_cache_free':
-        drain(kmem_cache_free(here, slab, this.#cache(cache), pointer));
+        yield* kmem_cache_free(here, slab, this.#cache(cache), pointer);
         return 0n;
       case 'kfree':
-        drain(kfree(here, slab, pointer));
+        yield* kfree(here, slab, pointer);
         return 0n;
       case 'ksize':
         return BigInt(ksize(slab, pointer));
       case 'kmem_cache_shrink':
         return 0n;
       case 'kmem_cache_destroy':
-        drain(kmem_cache_destroy(here, slab, this.#cache(cache)));
+        yield* kmem_cache_destroy(here, slab, this.#cache(cache));
         return 0n;
       case 'rcu_barrier':
-        drain(rcu_barrier(here, slab));
+        yield* rcu_barrier(here, slab);
         return 0n;
     }
   }

@@ -1,4 +1,5 @@
 /** What the steps and expectations about arenas ask of a machine. See machine.ts. */
+import type { Delegate } from '../../emu/path.js';
 import type { InjectData, InjectKey, MMAP_FLAGS, MMAP_PROTS, MREMAP_FLAGS } from '../format/schema-arena.js';
 
 /** State of an arena as the page tables and the range tree have it. */
@@ -66,19 +67,23 @@ export interface ArenaMachine {
   /** False for an arena that was refused, or destroyed, or is not there yet. */
   exists(name: string): boolean;
   /** BPF_MAP_CREATE of an arena that the fixture declares: 0 or an errno. */
-  create(cpu: number, name: string): bigint;
-  mmap(cpu: number, call: MmapCall): bigint;
-  munmap(cpu: number, call: MunmapCall): bigint;
-  mremap(cpu: number, call: MremapCall): bigint;
+  create(cpu: number, name: string): Delegate<bigint>;
+  mmap(cpu: number, call: MmapCall): Delegate<bigint>;
+  munmap(cpu: number, call: MunmapCall): Delegate<bigint>;
+  mremap(cpu: number, call: MremapCall): Delegate<bigint>;
   /** The child's pid, or an errno. */
-  fork(cpu: number, call: ForkCall): bigint;
+  fork(cpu: number, call: ForkCall): Delegate<bigint>;
   /** A process ends; nothing names it any more. */
-  exit(cpu: number, process: string): void;
+  exit(cpu: number, process: string): Delegate<void>;
   /**
    * Lets things fail while `work` runs, and nothing else that was to fail before. `untried` is called for
    * what had no chance to fail as often as it was to.
    */
-  failing<T>(inject: InjectData | null, work: () => T, untried: (what: InjectKey) => void): T;
+  failing<T>(
+    inject: InjectData | null,
+    work: () => Delegate<T>,
+    untried: (what: InjectKey) => void,
+  ): Delegate<T>;
   /** The page that `va` is mapped to; null when it is not mapped. */
   frame(cpu: number, va: bigint): FrameView | null;
   /** Pages that are taken for an owner. */

@@ -1,6 +1,8 @@
 /** What running and checking a fixture asks of a machine. The one implementation is system-machine.ts. */
+
 import type { Arch, Pgtable } from '../../arch/arch.js';
 import type { Event, LevelName, RunOutcome } from '../../emu/events.js';
+import type { Delegate } from '../../emu/path.js';
 import type { RaisedStop } from '../../emu/run.js';
 import type { Scope } from '../format/expression.js';
 import type {
@@ -73,8 +75,12 @@ export interface KfenceMachine {
    * Does something in which these allocations happen, for these callers. Throws a StepRefusal for what the
    * kernel cannot do, and when some of the allocations did not happen.
    */
-  during<T>(allocations: readonly PlacementData[], callers: readonly bigint[], work: () => T): T;
-  slabCall(cpu: number, call: SlabCall): bigint;
+  during<T>(
+    allocations: readonly PlacementData[],
+    callers: readonly bigint[],
+    work: () => Delegate<T>,
+  ): Delegate<T>;
+  slabCall(cpu: number, call: SlabCall): Delegate<bigint>;
   /** A write to kfence.sample_interval: 0 or a negative errno. */
   setSampleInterval(cpu: number, milliseconds: number): number;
   debugfs(cpu: number, file: (typeof DEBUGFS_FILES)[number]): string;
@@ -94,7 +100,10 @@ export class MissingArena extends StepRefusal {
   }
 }
 
-/** A machine made from a fixture. Addresses and register values are unsigned 64-bit. */
+/**
+ * A machine made from a fixture. Addresses and register values are unsigned 64-bit. What runs code, the guest's or
+ * the kernel's, is a path: whoever delegates to it can stop in it.
+ */
 export interface Machine {
   readonly arch: Arch;
   readonly pgtable: Pgtable;
@@ -114,7 +123,7 @@ export interface Machine {
     registers: ReadonlyMap<string, bigint>,
     context: CallContext,
     raised: RaisedStop | null,
-  ): RunOutcome;
+  ): Delegate<RunOutcome>;
   /** @param process whose code it is; the CPU's own task with null */
   user(
     cpu: number,
@@ -122,12 +131,12 @@ export interface Machine {
     registers: ReadonlyMap<string, bigint>,
     raised: RaisedStop | null,
     process: string | null,
-  ): RunOutcome;
+  ): Delegate<RunOutcome>;
   /**
    * Has each decision of the paths on a CPU told from now on, until the function returned is called; null: to
    * nobody. Whoever listens may let the machine do something else before the path goes on.
    */
-  watch(cpu: number, decided: ((fn: string, test: string) => void) | null): () => void;
+  watch(cpu: number, decided: ((fn: string, test: string) => Delegate<void> | undefined) | null): () => void;
   /** Lets time pass. */
   advance(microseconds: number): void;
   /** print_tainted() */
@@ -147,10 +156,10 @@ export interface Machine {
   keepTlb(cpu: number, va: bigint): boolean;
 
   /** Return value of a function on the pages of an arena: user address, errno or 0. */
-  pagesCall(cpu: number, call: PagesCall): bigint;
+  pagesCall(cpu: number, call: PagesCall): Delegate<bigint>;
   /** Runs queued irq_work and work items. */
-  runDeferred(cpu: number): void;
-  destroyArena(cpu: number, name: string): void;
+  runDeferred(cpu: number): Delegate<void>;
+  destroyArena(cpu: number, name: string): Delegate<void>;
   /** Runs of programs, reads from their streams. */
   readonly bpf: BpfMachine;
   /** Creation, user mappings, failures, pages. */

@@ -6,7 +6,7 @@
 import type { ThisCpu } from '../../arch/arch.js';
 import { PAGE_SIZE, type task_struct, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE } from '../../arch/kernel.js';
 import type { System } from '../../boot/system.js';
-import { drain } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import { ENOMEM } from '../../kernel/errno.js';
 import { createTask } from '../../kernel/task.js';
 import { map_page } from '../../mm/map.js';
@@ -57,7 +57,7 @@ export class Processes {
   }
 
   /** Does something in a process on a CPU, whose own task is back afterwards. With null: in that task. */
-  as<T>(cpu: number, name: string | null, work: (mm: UserMm) => T): T {
+  *as<T>(cpu: number, name: string | null, work: (mm: UserMm) => Delegate<T>): Path<T> {
     const { arch } = this.#system;
     const here = this.#system.here(cpu);
     if (name === null) {
@@ -67,14 +67,14 @@ export class Processes {
         here.current.active_mm = mm;
         arch.switch_mm(here, mm);
       }
-      return work(mm);
+      return yield* work(mm);
     }
     const { task, mm } = this.#process(name);
     const before = here.current;
     here.current = task;
     arch.switch_mm(here, mm);
     try {
-      return work(mm);
+      return yield* work(mm);
     } finally {
       here.current = before;
       arch.switch_mm(here, before.mm ?? (before.active_mm === here.kernel.init_mm ? null : before.active_mm));
@@ -92,13 +92,13 @@ export class Processes {
    * fork() of the task that runs on a CPU, see `as`: kernel_clone() as far as it is about memory. The child has its
    * comm. Returns the child's pid or -ENOMEM.
    */
-  fork(cpu: number, parent: UserMm, name: string): number {
+  *fork(cpu: number, parent: UserMm, name: string): Path<number> {
     const { memory, arch } = this.#system;
     const here = this.#system.here(cpu);
     const { comm } = here.current;
     const stack = alloc_thread_stack(here, memory, 'kernel stack', arch.layout.THREAD_ALIGN);
     if (stack === null) return -ENOMEM;
-    const mm = drain(dup_mmap(here, parent, name));
+    const mm = yield* dup_mmap(here, parent, name);
     if (mm === null) {
       free_thread_stack(here, memory, stack);
       return -ENOMEM;
@@ -109,18 +109,17 @@ export class Processes {
   }
 
   /** do_exit() of a process, as far as it is about memory. */
-  exit(cpu: number, name: string): void {
+  *exit(cpu: number, name: string): Path<undefined> {
     const { memory, cpus } = this.#system;
     const { task, stack } = this.#process(name);
     const on = cpus.find(({ current }) => current === task);
     if (on !== undefined)
       throw new StepRefusal(`process ${name} is in the middle of a step on CPU ${on.cpu.id}`);
-    this.as(cpu, name, (mm) => {
-      drain(exit_mmap(this.#system.here(cpu), mm));
-    });
+    yield* this.as(cpu, name, (mm) => exit_mmap(this.#system.here(cpu), mm));
     // The task that comes behind it does this.
     free_thread_stack(this.#system.here(cpu), memory, stack);
     this.#known.set(name, null);
+    return undefined;
   }
 
   #process(name: string): Process {

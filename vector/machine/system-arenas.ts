@@ -1,4 +1,5 @@
 /** Arenas of a booted system, as the steps and expectations of a fixture use them. */
+
 import type { ThisCpu } from '../../arch/arch.js';
 import type { System } from '../../boot/system.js';
 import {
@@ -10,7 +11,7 @@ import {
 import { BpfMapFile } from '../../bpf/arena/map_file.js';
 import { map_create } from '../../bpf/map.js';
 import type { Primitive } from '../../emu/events.js';
-import { drain } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import { vm_mmap_pgoff } from '../../mm/mmap_call.js';
 import {
   MAP_FIXED,
@@ -77,8 +78,8 @@ export interface ArenaParts {
     here: ThisCpu,
     fn: string,
     args: Readonly<Record<string, Primitive>>,
-    call: () => bigint | number | undefined,
-  ): bigint;
+    call: () => Delegate<bigint | number | undefined>,
+  ): Delegate<bigint>;
 }
 
 export class SystemArenas implements ArenaMachine {
@@ -95,7 +96,7 @@ export class SystemArenas implements ArenaMachine {
     return map !== null;
   }
 
-  create(cpu: number, name: string): bigint {
+  create(cpu: number, name: string): Delegate<bigint> {
     const { system, scope, maps } = this.#machine;
     const data = this.declared.get(name);
     if (data === undefined) throw new StepRefusal(`the fixture declares no arena ${name}`);
@@ -122,14 +123,19 @@ export class SystemArenas implements ArenaMachine {
       name: name.slice(0, 15),
       kern_vm_at: data.at?.value(scope),
     };
-    return this.#machine.hostCall(here, 'map_create', { map: name, max_entries: attr.max_entries }, () => {
-      const made = drain(map_create(here, system.bpf, attr, { CAP_BPF: data.capable ?? true }));
-      maps.set(name, typeof made === 'number' ? null : made);
-      return typeof made === 'number' ? made : 0;
-    });
+    return this.#machine.hostCall(
+      here,
+      'map_create',
+      { map: name, max_entries: attr.max_entries },
+      function* () {
+        const made = yield* map_create(here, system.bpf, attr, { CAP_BPF: data.capable ?? true });
+        maps.set(name, typeof made === 'number' ? null : made);
+        return typeof made === 'number' ? made : 0;
+      },
+    );
   }
 
-  mmap(cpu: number, call: MmapCall): bigint {
+  mmap(cpu: number, call: MmapCall): Delegate<bigint> {
     const { system, processes } = this.#machine;
     const map = this.#machine.map(call.arena);
     const length = call.length ?? BigInt(map.max_entries) * 4096n;
@@ -140,26 +146,24 @@ export class SystemArenas implements ArenaMachine {
       const here = system.here(cpu);
       const args = { map: arena, addr, len: length, prot, pgoff, ...inProcess(process) };
       return this.#machine.hostCall(here, 'mmap', args, () =>
-        drain(
-          system.bpf.calls.during(map, 'mmap', () =>
-            vm_mmap_pgoff(here, mm, new BpfMapFile(system.bpf, map), addr, length, PROT[prot], flags, pgoff),
-          ),
+        system.bpf.calls.during(map, 'mmap', () =>
+          vm_mmap_pgoff(here, mm, new BpfMapFile(system.bpf, map), addr, length, PROT[prot], flags, pgoff),
         ),
       );
     });
   }
 
-  munmap(cpu: number, { process, addr, length }: MunmapCall): bigint {
+  munmap(cpu: number, { process, addr, length }: MunmapCall): Delegate<bigint> {
     const { system, processes } = this.#machine;
     return processes.as(cpu, process, (mm) => {
       const here = system.here(cpu);
       return this.#machine.hostCall(here, 'munmap', { addr, len: length, ...inProcess(process) }, () =>
-        drain(vm_munmap(here, mm, addr, length)),
+        vm_munmap(here, mm, addr, length),
       );
     });
   }
 
-  mremap(cpu: number, call: MremapCall): bigint {
+  mremap(cpu: number, call: MremapCall): Delegate<bigint> {
     const { system, processes } = this.#machine;
     const { process, addr, length, new_length, new_addr } = call;
     const flags = call.flags.reduce((sum, flag) => sum | MREMAP[flag], 0);
@@ -167,12 +171,12 @@ export class SystemArenas implements ArenaMachine {
       const here = system.here(cpu);
       const args = { addr, old_len: length, new_len: new_length, ...inProcess(process) };
       return this.#machine.hostCall(here, 'mremap', args, () =>
-        drain(do_mremap(here, mm, addr, length, new_length, flags, new_addr)),
+        do_mremap(here, mm, addr, length, new_length, flags, new_addr),
       );
     });
   }
 
-  fork(cpu: number, { process, child }: ForkCall): bigint {
+  fork(cpu: number, { process, child }: ForkCall): Delegate<bigint> {
     const { system, processes } = this.#machine;
     processes.requireNew(child);
     if (process === null) this.#machine.userStack();
@@ -183,15 +187,16 @@ export class SystemArenas implements ArenaMachine {
     );
   }
 
-  exit(cpu: number, process: string): void {
+  *exit(cpu: number, process: string): Path<void> {
     const { system, processes } = this.#machine;
-    this.#machine.hostCall(system.here(cpu), 'exit', { process }, () => {
-      processes.exit(cpu, process);
-      return undefined;
-    });
+    yield* this.#machine.hostCall(system.here(cpu), 'exit', { process }, () => processes.exit(cpu, process));
   }
 
-  failing<T>(inject: InjectData | null, work: () => T, untried: (what: InjectKey) => void): T {
+  failing<T>(
+    inject: InjectData | null,
+    work: () => Delegate<T>,
+    untried: (what: InjectKey) => void,
+  ): Delegate<T> {
     return failing(this.#machine.system.bpf.failures, inject, work, untried);
   }
 

@@ -10,7 +10,7 @@ import {
 } from '../../bpf/stream/stream_read.js';
 import { print_bpf_insn } from '../../bpf/text/disasm.js';
 import type { Primitive, RunOutcome } from '../../emu/events.js';
-import { drain, type Path } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import { EBADF, EINVAL } from '../../kernel/errno.js';
 import { StepRefusal } from './machine.js';
 import type { BpfMachine, StreamRead } from './machine-bpf.js';
@@ -24,9 +24,14 @@ export interface SystemBpfParts {
   /** Programs that cannot sleep: sockets run them. */
   isSleepable(program: string): boolean;
   /** A run that cannot take place ends before its first instruction. */
-  run(cpu: number, pc: bigint, run: () => RunOutcome): RunOutcome;
+  run(cpu: number, pc: bigint, run: () => Delegate<RunOutcome>): Delegate<RunOutcome>;
   /** Calls into the kernel from outside guest code. */
-  hostCall(cpu: number, fn: string, args: Readonly<Record<string, Primitive>>, call: () => number): bigint;
+  hostCall(
+    cpu: number,
+    fn: string,
+    args: Readonly<Record<string, Primitive>>,
+    call: () => Delegate<number>,
+  ): Delegate<bigint>;
 }
 
 export class SystemBpf implements BpfMachine {
@@ -36,12 +41,12 @@ export class SystemBpf implements BpfMachine {
     this.#parts = parts;
   }
 
-  testRun(cpu: number, program: string, ctx: bigint): RunOutcome {
+  testRun(cpu: number, program: string, ctx: bigint): Delegate<RunOutcome> {
     const { system, programs, isSleepable } = this.#parts;
     const prog = programs.get(program);
     if (prog === undefined) throw new StepRefusal(`program \`${program}\` is not loaded: it has no code`);
     const kind = isSleepable(program) ? 'syscall' : 'skb';
-    return this.#parts.run(cpu, prog.bpf_func, () => drain(system.testRun(cpu, prog, ctx, kind)));
+    return this.#parts.run(cpu, prog.bpf_func, () => system.testRun(cpu, prog, ctx, kind));
   }
 
   returned(cpu: number): bigint {
@@ -60,7 +65,7 @@ export class SystemBpf implements BpfMachine {
     return null;
   }
 
-  streamRead(cpu: number, read: StreamRead): { ret: bigint; text: string } {
+  *streamRead(cpu: number, read: StreamRead): Path<{ ret: bigint; text: string }> {
     const { system, programs, hostCall } = this.#parts;
     const { program, stream_id, length, buf } = read;
     const here = system.here(cpu);
@@ -80,12 +85,12 @@ export class SystemBpf implements BpfMachine {
       prog_fd: 3,
     };
     const args = { program, stream_id, len: attr.stream_buf_len };
-    const ret = hostCall(cpu, 'prog_stream_read', args, () => {
+    const ret = yield* hostCall(cpu, 'prog_stream_read', args, function* () {
       // The system call's own registers are what a fault of its copying would begin with.
       const outer = here.regs;
       here.regs = system.arch.captureRegs(here);
       try {
-        return drain(prog_stream_read(here, attr, process));
+        return yield* prog_stream_read(here, attr, process);
       } finally {
         system.arch.releaseRegs(here);
         here.regs = outer;

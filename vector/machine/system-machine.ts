@@ -16,7 +16,7 @@ import { run_irq_work, run_workqueue } from '../../bpf/arena/arena_work.js';
 import type { bpf_prog } from '../../bpf/program.js';
 import { hex, toSigned, u64 } from '../../emu/address.js';
 import type { Event, EventLog, Primitive, RunOutcome } from '../../emu/events.js';
-import { type Delegate, drain } from '../../emu/path.js';
+import type { Delegate, Path } from '../../emu/path.js';
 import type { RaisedStop } from '../../emu/run.js';
 import { entryAt, isStop, PTE, setEntry, stoppedAt, stoppedBy } from '../../mm/descend.js';
 import { ENTRY_NONE } from '../../mm/table_entries.js';
@@ -128,6 +128,11 @@ export class SystemMachine implements Machine {
     return null;
   }
 
+  /** Bytes of a function or data that is known by name; 0 for other names. */
+  sizeOf(name: string): number {
+    return this.#extents.get(name)?.[1] ?? 0;
+  }
+
   /** Makes a function or data known by name. */
   addSymbol(name: string, start: bigint, size: number): void {
     this.symbols.set(name, start);
@@ -142,16 +147,16 @@ export class SystemMachine implements Machine {
     return this.system.register(cpu, name);
   }
 
-  call(
+  *call(
     cpu: number,
     pc: bigint,
     registers: ReadonlyMap<string, bigint>,
     context: CallContext,
     raised: RaisedStop | null,
-  ): RunOutcome {
+  ): Path<RunOutcome> {
     const { current } = this.system.here(cpu);
     const hindrance = this.#hindrance(cpu);
-    if (hindrance !== null) return this.#notRun(cpu, pc, hindrance);
+    if (hindrance !== null) return yield* this.#notRun(cpu, pc, hindrance);
     const { in_interrupt, pagefault_disabled, preempt_count } = current;
     const { irqs_disabled, ...counts } = context;
     // In the middle of another step something may be counted already.
@@ -159,7 +164,7 @@ export class SystemMachine implements Machine {
     current.pagefault_disabled += counts.pagefault_disabled;
     current.preempt_count += counts.preempt_count;
     try {
-      return drain(this.system.call(cpu, pc, registers, { irqs_disabled, raised }));
+      return yield* this.system.call(cpu, pc, registers, { irqs_disabled, raised });
     } finally {
       Object.assign(current, { in_interrupt, pagefault_disabled, preempt_count });
     }
@@ -179,16 +184,14 @@ export class SystemMachine implements Machine {
     registers: ReadonlyMap<string, bigint>,
     raised: RaisedStop | null,
     process: string | null,
-  ): RunOutcome {
+  ): Delegate<RunOutcome> {
     const hindrance = this.#hindrance(cpu);
     if (hindrance !== null) return this.#notRun(cpu, pc, hindrance);
     const stack = process === null ? this.userStack() : USER_STACK_END;
-    return this.processes.as(cpu, process, (mm) =>
-      drain(this.system.user(cpu, pc, stack, registers, raised, mm)),
-    );
+    return this.processes.as(cpu, process, (mm) => this.system.user(cpu, pc, stack, registers, raised, mm));
   }
 
-  watch(cpu: number, decided: ((fn: string, test: string) => void) | null): () => void {
+  watch(cpu: number, decided: ((fn: string, test: string) => Delegate<void> | undefined) | null): () => void {
     const { trace } = this.system.here(cpu);
     const before = trace.onDecision;
     trace.onDecision = decided;
@@ -221,12 +224,12 @@ export class SystemMachine implements Machine {
   }
 
   /** A run that ends before its first instruction. */
-  #notRun(cpu: number, pc: bigint, why: string): RunOutcome {
+  #notRun(cpu: number, pc: bigint, why: string): Delegate<RunOutcome> {
     const { trace } = this.system.here(cpu);
     const outcome: RunOutcome = { kind: 'stopped', pc, why };
     trace.emit({ type: 'run', cpu, pc });
     trace.emit({ type: 'outcome', cpu, outcome });
-    return outcome;
+    return trace.immediate(outcome);
   }
 
   readMemory(cpu: number, va: bigint, length: number): Uint8Array | null {
@@ -262,7 +265,7 @@ export class SystemMachine implements Machine {
     return this.system.here(cpu).mmu.pin(va);
   }
 
-  pagesCall(cpu: number, call: PagesCall): bigint {
+  pagesCall(cpu: number, call: PagesCall): Delegate<bigint> {
     const here = this.system.here(cpu);
     const { bpf } = this.system;
     const map = this.map(call.arena);
@@ -277,23 +280,23 @@ export class SystemMachine implements Machine {
       if (free !== undefined) return free(here, bpf, map, address, page_cnt) as Delegate<undefined>;
       return bpf_arena_reserve_pages(here, bpf, map, address, page_cnt);
     };
-    return this.hostCall(here, fn, args, () => drain(bpf.calls.during(map, fn, work)));
+    return this.hostCall(here, fn, args, () => bpf.calls.during(map, fn, work));
   }
 
-  runDeferred(cpu: number): void {
+  *runDeferred(cpu: number): Path<void> {
     const here = this.system.here(cpu);
     const { bpf } = this.system;
-    this.hostCall(here, 'run_irq_work', {}, () => {
+    yield* this.hostCall(here, 'run_irq_work', {}, () => {
       run_irq_work(bpf);
-      return undefined;
+      return here.trace.immediate(undefined);
     });
-    this.hostCall(here, 'run_workqueue', {}, () => {
-      drain(run_workqueue(here, bpf));
+    yield* this.hostCall(here, 'run_workqueue', {}, function* () {
+      yield* run_workqueue(here, bpf);
       return undefined;
     });
   }
 
-  destroyArena(cpu: number, name: string): void {
+  *destroyArena(cpu: number, name: string): Path<void> {
     const here = this.system.here(cpu);
     const map = this.map(name);
     const { bpf } = this.system;
@@ -303,12 +306,12 @@ export class SystemMachine implements Machine {
         `arena \`${name}\` cannot be destroyed here: ${holder} has it, and with it a reference`,
       );
     }
-    this.hostCall(here, 'arena_map_free', { map: name }, () => {
-      drain(bpf.calls.during(map, 'arena_map_free', () => arena_map_free(here, bpf, map)));
+    yield* this.hostCall(here, 'arena_map_free', { map: name }, function* () {
+      yield* bpf.calls.during(map, 'arena_map_free', () => arena_map_free(here, bpf, map));
       return undefined;
     });
     // With a mapping left, the kernel warns and leaks it all.
-    if (map.arena !== null && this.system.bpf.arenas.has(map.arena)) return;
+    if (map.arena !== null && bpf.arenas.has(map.arena)) return;
     this.maps.set(name, null);
     if (map.arena !== null) this.#destroyed.set(name, map.arena);
   }
@@ -355,13 +358,13 @@ export class SystemMachine implements Machine {
   }
 
   /** Calls into the kernel from outside guest code: what hostCall() of host-call.ts does. */
-  hostCall(
+  *hostCall(
     here: ThisCpu,
     fn: string,
     args: Readonly<Record<string, Primitive>>,
-    call: () => bigint | number | undefined,
-  ): bigint {
-    return u64(BigInt(hostCall(here, fn, args, call) ?? 0));
+    call: () => Delegate<bigint | number | undefined>,
+  ): Path<bigint> {
+    return u64(BigInt((yield* hostCall(here, fn, args, call)) ?? 0));
   }
 
   /** Where the entry of a level is, or the last one a walk reaches; `stopped` says what stopped it there. */

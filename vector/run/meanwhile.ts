@@ -1,4 +1,5 @@
 /** Steps in the middle of a step: what waits for a decision, and what to say when it never came. */
+import type { Delegate, Path as Running } from '../../emu/path.js';
 import type { FixtureError } from '../format/fixture-error.js';
 import { quoted } from '../format/fixture-error.js';
 import type { MeanwhileData } from '../format/schema-steps.js';
@@ -17,21 +18,27 @@ export class Meanwhile {
   /** @param run runs the steps of place `index` */
   constructor(
     readonly places: readonly MeanwhileData[],
-    readonly run: (index: number) => void,
+    readonly run: (index: number) => Delegate<void>,
   ) {
     for (const index of places.keys()) this.#waiting.add(index);
   }
 
-  /** A decision was taken and not acted on yet. */
-  decided(fn: string, test: string): void {
+  /** A decision was taken and not acted on yet. What is to happen behind it is in the path handed back. */
+  decided(fn: string, test: string): Delegate<void> | undefined {
     const tests = this.#came.get(fn) ?? new Map<string, number>();
     this.#came.set(fn, tests);
     const nth = (tests.get(test) ?? 0) + 1;
     tests.set(test, nth);
-    for (const [index, { at }] of this.places.entries()) {
-      if (at.fn !== fn || at.test !== test || (at.nth ?? 1) !== nth) continue;
+    const reached = [...this.places.entries()].filter(
+      ([, { at }]) => at.fn === fn && at.test === test && (at.nth ?? 1) === nth,
+    );
+    return reached.length === 0 ? undefined : this.#run(reached.map(([index]) => index));
+  }
+
+  *#run(reached: readonly number[]): Running<void> {
+    for (const index of reached) {
       this.#waiting.delete(index);
-      this.run(index);
+      yield* this.run(index);
     }
   }
 

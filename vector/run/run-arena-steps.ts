@@ -1,4 +1,5 @@
 /** Runs the steps about arenas that are system calls: create, mmap, munmap, mremap, fork. */
+import type { Delegate } from '../../emu/path.js';
 import type { Expression } from '../format/bound-expression.js';
 import type { CreateStep, ForkStep, MmapStep, MremapStep, MunmapStep, Step } from '../format/schema-steps.js';
 import type { Machine } from '../machine/machine.js';
@@ -10,7 +11,7 @@ export function isSyscall(step: Step): step is SyscallStep {
 }
 
 /** What the kernel answers: an address, a pid, 0, or a negative errno; unsigned 64-bit. */
-export function syscall(machine: Machine, cpu: number, step: SyscallStep): bigint {
+export function syscall(machine: Machine, cpu: number, step: SyscallStep): Delegate<bigint> {
   const { arenas, scope } = machine;
   const value = (expression: Expression | undefined): bigint => expression?.value(scope) ?? 0n;
   if ('create' in step) return arenas.create(cpu, step.create);

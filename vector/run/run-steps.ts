@@ -1,6 +1,8 @@
 /** Runs the steps of a fixture on its machine and checks what each of them expects. */
+
 import { UseAfterFree } from '../../bpf/arena/arena_work.js';
 import type { Event, RunOutcome } from '../../emu/events.js';
+import { type Delegate, drain, type Path as Running } from '../../emu/path.js';
 import { RamError } from '../../emu/ram.js';
 import type { RaisedStop } from '../../emu/run.js';
 import { GuestRefusal } from '../../kernel/guest-refusal.js';
@@ -25,6 +27,7 @@ import {
   type CallStep,
   type DebugfsStep,
   type KfenceStep,
+  type MeanwhileData,
   type PagesStep,
   type PteStep,
   type Raise,
@@ -85,42 +88,58 @@ export interface StepsResult {
   readonly spans: readonly StepSpan[];
 }
 
+/** Who wants to know where steps begin and end, and may stop there. */
+export interface StepObserver {
+  /** @param failures what has failed so far; it grows */
+  begins(step: Step, path: Path, behind: string | null, failures: readonly Failure[]): Delegate<void>;
+  /** Its expectations have been looked at. */
+  ends(span: StepSpan, path: Path): Delegate<void>;
+}
+
 /**
  * Runs all steps in order, whether or not expectations hold; what must hold at the end is checked last.
  * Throws a FixtureError for what only the machine can refuse: an unknown register, an unmapped address.
  */
 export function runSteps(fixture: Fixture, machine: Machine): StepsResult {
-  const runner = new StepRunner(fixture, machine);
-  const spans = fixture.data.steps.map((step, i) => runner.step(step, ['steps', i]));
+  return drain(stepsPath(fixture, machine));
+}
+
+/** The same as a path that can be stopped in: at the ends of steps, in guest code, and in the kernel's paths. */
+export function* stepsPath(
+  fixture: Fixture,
+  machine: Machine,
+  observer: StepObserver | null = null,
+): Running<StepsResult> {
+  const runner = new StepRunner(fixture, machine, observer);
+  const spans: StepSpan[] = [];
+  for (const [i, step] of fixture.data.steps.entries()) spans.push(yield* runner.step(step, ['steps', i]));
   const { expect } = fixture.data;
   if (expect !== undefined) {
-    placed(fixture, ['expect'], () => {
+    try {
       runner.expectState(expect, ['expect'], 0, machine.events);
-    });
+    } catch (error) {
+      throw mistake(fixture, ['expect'], error);
+    }
   }
   return { failures: runner.checks.failures, spans };
 }
 
 /**
- * Runs something that belongs to a place of the fixture: what the machine's memory management throws there
- * (page tables bent by the fixture, ram used up, an arena that is gone) is the fixture's mistake.
+ * What was thrown at a place of the fixture: what the machine's memory management throws there (page tables bent by
+ * the fixture, ram used up, an arena that is gone) is the fixture's mistake.
  */
-function placed({ source }: Fixture, path: Path, run: () => void): void {
-  try {
-    run();
-  } catch (error) {
-    const isFixtures =
-      error instanceof StepRefusal ||
-      error instanceof GuestRefusal ||
-      error instanceof MachineRefusal ||
-      error instanceof UseAfterFree ||
-      error instanceof RamError ||
-      error instanceof MmapError ||
-      error instanceof LockError ||
-      error instanceof PageAllocatorError ||
-      error instanceof VmallocError;
-    throw isFixtures ? source.at(path, error.message) : error;
-  }
+function mistake({ source }: Fixture, path: Path, error: unknown): unknown {
+  const isFixtures =
+    error instanceof StepRefusal ||
+    error instanceof GuestRefusal ||
+    error instanceof MachineRefusal ||
+    error instanceof UseAfterFree ||
+    error instanceof RamError ||
+    error instanceof MmapError ||
+    error instanceof LockError ||
+    error instanceof PageAllocatorError ||
+    error instanceof VmallocError;
+  return isFixtures ? source.at(path, error.message) : error;
 }
 
 /** How a fixture writes the lines of the kernel log. */
@@ -137,62 +156,70 @@ class StepRunner {
   constructor(
     readonly fixture: Fixture,
     readonly machine: Machine,
+    readonly observer: StepObserver | null,
   ) {
     this.checks = new Checks(fixture.source, machine, consoleFormat(fixture));
   }
 
   /** Runs a step and checks what it expects. */
-  step(step: Step, path: Path, behind: string | null = null): StepSpan {
-    const { machine, fixture } = this;
+  *step(step: Step, path: Path, behind: string | null = null): Running<StepSpan> {
+    const { machine, fixture, observer } = this;
+    if (observer !== null) yield* observer.begins(step, path, behind, this.checks.failures);
     const start = machine.events.length;
     const inner: StepSpan[] = [];
     this.#underWay.push(inner);
-    placed(fixture, path, () => {
-      const inject = 'inject' in step ? (step.inject ?? null) : null;
-      this.#watched(step, path, () => {
-        machine.arenas.failing(
-          inject,
-          () => {
-            this.#toItsEnd(step, path, start);
-          },
-          (what) => {
-            throw fixture.source.error(
-              fixture.source.keyPlace([...path, 'inject', what]),
-              `\`${what}\` was to fail in this step, but it was not tried (often enough)`,
-            );
-          },
-        );
-      });
-    });
+    try {
+      yield* this.#watched(step, path, start);
+    } catch (error) {
+      throw mistake(fixture, path, error);
+    }
     this.#underWay.pop();
     const span = { step, start, end: machine.events.length, behind, inner };
     this.#underWay.at(-1)?.push(span);
+    if (observer !== null) yield* observer.ends(span, path);
     return span;
   }
 
-  /** Does something while the step's places are waited for; whoever waited before does not hear of it. */
-  #watched(step: Step, path: Path, work: () => void): void {
+  /** Runs a step while its places are waited for; whoever waited before does not hear of it. */
+  *#watched(step: Step, path: Path, start: number): Running<void> {
     const { machine, fixture } = this;
     const cpu = step.cpu ?? 0;
     const places = 'meanwhile' in step ? (step.meanwhile ?? []) : [];
-    const meanwhile = new Meanwhile(places, (index) => {
-      const place = places[index];
-      if (place === undefined) return;
-      stepsOf(place).forEach((each, i) => {
-        this.step(each, [...path, 'meanwhile', index, 'steps', i], `${place.at.fn}: ${place.at.test}`);
-      });
-    });
-    const decided = (fn: string, test: string): void => {
-      meanwhile.decided(fn, test);
-    };
-    const before = machine.watch(cpu, places.length === 0 ? null : decided);
+    const meanwhile = new Meanwhile(places, (index) => this.#place(places, index, path));
+    const before = machine.watch(cpu, places.length === 0 ? null : (fn, test) => meanwhile.decided(fn, test));
     try {
-      work();
+      yield* this.#failing(step, path, start);
     } finally {
       before();
     }
     const missed = meanwhile.missed(fixture.source, path);
     if (missed !== null) throw missed;
+  }
+
+  /** Runs the steps that wait for a decision. */
+  *#place(places: readonly MeanwhileData[], index: number, path: Path): Running<void> {
+    const place = places[index];
+    if (place === undefined) return;
+    for (const [i, each] of stepsOf(place).entries()) {
+      const at = [...path, 'meanwhile', index, 'steps', i];
+      yield* this.step(each, at, `${place.at.fn}: ${place.at.test}`);
+    }
+  }
+
+  /** Runs a step in which something is to fail. */
+  #failing(step: Step, path: Path, start: number): Delegate<void> {
+    const { machine, fixture } = this;
+    const inject = 'inject' in step ? (step.inject ?? null) : null;
+    return machine.arenas.failing(
+      inject,
+      () => this.#toItsEnd(step, path, start),
+      (what) => {
+        throw fixture.source.error(
+          fixture.source.keyPlace([...path, 'inject', what]),
+          `\`${what}\` was to fail in this step, but it was not tried (often enough)`,
+        );
+      },
+    );
   }
 
   /** The events of the step under way since `start`, without those of steps in its middle. */
@@ -202,9 +229,9 @@ class StepRunner {
   }
 
   /** Runs a step also where the kernel does not come back from what it calls. */
-  #toItsEnd(step: Step, path: Path, start: number): void {
+  *#toItsEnd(step: Step, path: Path, start: number): Running<void> {
     try {
-      this.run(step, path, start);
+      yield* this.run(step, path, start);
     } catch (thrown) {
       if (!(thrown instanceof CallEnded)) throw thrown;
       const expect: CalledExpect | undefined = 'expect' in step ? step.expect : undefined;
@@ -215,34 +242,34 @@ class StepRunner {
     }
   }
 
-  run(step: Step, path: Path, start: number): void {
+  *run(step: Step, path: Path, start: number): Running<void> {
     const { machine } = this;
     const cpu = step.cpu ?? 0;
     if (step.advance !== undefined) machine.advance(Math.round(step.advance * 1_000_000));
-    if ('call' in step || 'user' in step) this.#code(step, path, cpu, start);
-    else if ('test_run' in step) this.#testRun(step, path, cpu, start);
-    else if ('kfunc' in step) this.#kfunc(step, path, cpu, start);
+    if ('call' in step || 'user' in step) yield* this.#code(step, path, cpu, start);
+    else if ('test_run' in step) yield* this.#testRun(step, path, cpu, start);
+    else if ('kfunc' in step) yield* this.#kfunc(step, path, cpu, start);
     else if ('kernel' in step) {
-      machine.runDeferred(cpu);
+      yield* machine.runDeferred(cpu);
       this.#expectStep(step.expect, path, cpu, start);
-    } else if ('stream_read' in step) this.#streamRead(step, path, cpu, start);
+    } else if ('stream_read' in step) yield* this.#streamRead(step, path, cpu, start);
     else if ('write' in step) this.#write(step, path, cpu, start);
     else if ('read' in step) this.#read(step, path, cpu, start);
     else if ('pte' in step) this.#pte(step, path, cpu, start);
     else if ('tlb' in step) this.#tlb(step, path, cpu, start);
-    else if ('slab' in step) this.#slab(step, path, cpu, start);
+    else if ('slab' in step) yield* this.#slab(step, path, cpu, start);
     else if ('kfence' in step) this.#kfence(step, path, cpu, start);
     else if ('debugfs' in step) this.#debugfs(step, path, cpu, start);
     else if ('check' in step) this.expectState(step.check, [...path, 'check'], cpu, machine.events);
     else if ('exit' in step) {
-      machine.arenas.exit(cpu, step.exit);
+      yield* machine.arenas.exit(cpu, step.exit);
       this.#expectStep(step.expect, path, cpu, start);
     } else if (isSyscall(step)) {
-      const ret = syscall(machine, cpu, step);
+      const ret = yield* syscall(machine, cpu, step);
       this.#answer(step.expect?.ret, path, ret);
       this.#expectStep(step.expect, path, cpu, start);
     } else {
-      machine.destroyArena(cpu, step.destroy);
+      yield* machine.destroyArena(cpu, step.destroy);
       this.#expectStep(step.expect, path, cpu, start);
     }
   }
@@ -276,7 +303,7 @@ class StepRunner {
     checkHappened(this.checks, expect, [...path, 'expect'], cpu, events);
   }
 
-  #code(step: CallStep | UserStep, path: Path, cpu: number, start: number): void {
+  *#code(step: CallStep | UserStep, path: Path, cpu: number, start: number): Running<void> {
     const { machine } = this;
     const registers = new Map<string, bigint>();
     for (const [name, value] of Object.entries(step.registers ?? {})) {
@@ -293,7 +320,7 @@ class StepRunner {
       registers.set(name, value.value(machine.scope));
     }
     const raised = this.#raised(step.raise);
-    const run = (): RunOutcome =>
+    const run = (): Delegate<RunOutcome> =>
       'call' in step
         ? machine.call(
             cpu,
@@ -309,7 +336,7 @@ class StepRunner {
           )
         : machine.user(cpu, step.user.value(machine.scope), registers, raised, step.process ?? null);
     const allocations = 'call' in step ? (step.allocations ?? []) : [];
-    const outcome = machine.kfence === null ? run() : machine.kfence.during(allocations, [], run);
+    const outcome = yield* machine.kfence === null ? run() : machine.kfence.during(allocations, [], run);
     const events = this.#events(start);
     checkRun(this.checks, step.expect, [...path, 'expect'], outcome, events);
     if (step.expect === undefined) return;
@@ -317,9 +344,9 @@ class StepRunner {
     checkHappened(this.checks, step.expect, [...path, 'expect'], cpu, events);
   }
 
-  #testRun(step: TestRunStep, path: Path, cpu: number, start: number): void {
+  *#testRun(step: TestRunStep, path: Path, cpu: number, start: number): Running<void> {
     const { machine } = this;
-    const outcome = testRun(machine, cpu, step);
+    const outcome = yield* testRun(machine, cpu, step);
     const { expect } = step;
     const events = this.#events(start);
     checkRun(this.checks, expect, [...path, 'expect'], outcome, events);
@@ -351,7 +378,7 @@ class StepRunner {
     return kfence;
   }
 
-  #slab(step: SlabStep, path: Path, cpu: number, start: number): void {
+  *#slab(step: SlabStep, path: Path, cpu: number, start: number): Running<void> {
     const { scope } = this.machine;
     const { cache, size, gfp, ptr } = step.args ?? {};
     const kfence = this.#guards;
@@ -363,7 +390,7 @@ class StepRunner {
       ptr: ptr?.value(scope) ?? null,
     };
     const callers = (step.callers ?? []).map((caller) => caller.value(scope));
-    const ret = kfence.during(step.allocations ?? [], callers, () => kfence.slabCall(cpu, call));
+    const ret = yield* kfence.during(step.allocations ?? [], callers, () => kfence.slabCall(cpu, call));
     this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, ret);
     this.#expectStep(step.expect, path, cpu, start);
   }
@@ -381,13 +408,13 @@ class StepRunner {
     this.#expectStep(step.expect, path, cpu, start);
   }
 
-  #kfunc(step: AllocStep | PagesStep, path: Path, cpu: number, start: number): void {
+  *#kfunc(step: AllocStep | PagesStep, path: Path, cpu: number, start: number): Running<void> {
     const { scope } = this.machine;
     const value = (expression: Expression | undefined, otherwise: bigint): bigint =>
       expression === undefined ? otherwise : expression.value(scope);
     const { args } = step;
     const isPages = 'ptr' in args;
-    const ret = this.machine.pagesCall(cpu, {
+    const ret = yield* this.machine.pagesCall(cpu, {
       fn: step.kfunc,
       arena: args.map,
       address: value(isPages ? args.ptr : args.addr, 0n),
@@ -399,8 +426,8 @@ class StepRunner {
     this.#expectStep(step.expect, path, cpu, start);
   }
 
-  #streamRead(step: StreamReadStep, path: Path, cpu: number, start: number): void {
-    const result = streamRead(this.machine, cpu, step);
+  *#streamRead(step: StreamReadStep, path: Path, cpu: number, start: number): Running<void> {
+    const result = yield* streamRead(this.machine, cpu, step);
     this.checks.number('ret', [...path, 'expect', 'ret'], step.expect?.ret, result.ret);
     this.checks.text('text', [...path, 'expect', 'text'], step.expect?.text, result.text);
     this.#expectStep(step.expect, path, cpu, start);

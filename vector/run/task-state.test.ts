@@ -1,5 +1,6 @@
 /** What a fixture says about the task, its memory, the clock and the kernel, on the real machine. */
 import { describe, expect, test } from '@jest/globals';
+import { drain } from '../../emu/path.js';
 import { NativeEngine } from '../../emu/unicorn/native-engine.js';
 import { buildMachine } from '../build/build-machine.js';
 import { type Fixture, parseFixture } from '../format/load.js';
@@ -172,7 +173,7 @@ ${['d', 'r', 's', 't', '0'].flatMap((at) => ['user_load', 'user_store'].map((cod
       loaded.fixture.data.steps.forEach((step) => {
         if (!('user' in step)) return;
         const at = Object.values(step.registers ?? {})[0]?.value(machine.scope) ?? 0n;
-        machine.user(0, step.user.value(machine.scope), new Map([[argument, at]]), null, null);
+        drain(machine.user(0, step.user.value(machine.scope), new Map([[argument, at]]), null, null));
         held.push(mm.readers, ...mm.vmas.map(({ readers }) => readers));
       });
       expect(held.length).toBeGreaterThan(60);
