@@ -234,7 +234,7 @@ describe.each(ISAS)('a session on %s', (isa) => {
           session.close();
         },
       ),
-      { numRuns: 16, seed: 8 },
+      { numRuns: 8, seed: 8 },
     );
     straight.close();
   });
