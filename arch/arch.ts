@@ -250,6 +250,8 @@ export interface Arch {
   readonly generalRegisters: readonly string[];
   /** Name of the program counter. */
   readonly pcRegister: string;
+  /** Name of the stack pointer. */
+  readonly spRegister: string;
   /** Register with the first integer return value. */
   readonly returnRegister: string;
   /** Prepares registers and stack for calling kernel code at `pc` that returns to the sentinel. */
@@ -267,10 +269,9 @@ export interface Arch {
   /** local_irq_save() of a kernel function: disables, and says what local_irq_restore() needs. */
   local_irq_save(here: ThisCpu): bigint;
   local_irq_restore(here: ThisCpu, flags: bigint): void;
-  /**
-   * What is printed at the end of panic(), behind its title: the other CPUs, and the panic notifiers. One
-   * record each.
-   */
+  /** smp_send_stop(), when the machine panics. Absent where it prints nothing. */
+  smp_send_stop?(here: ThisCpu): void;
+  /** What the architecture's own panic notifiers print, behind all others. One record each. */
   panicNotifierLines(here: ThisCpu): readonly { readonly level: number; readonly text: string }[];
 
   /**

@@ -32,21 +32,23 @@ export type Occupancy = (typeof OCCUPANCIES)[number];
 /** Pages of one allocation. */
 export const COUNTS = [1, 64, 1024] as const;
 
-/** Takes pages out of a tree that has all of them. */
+/** Makes a tree with so much taken; what it had before is forgotten. */
 export function occupy(tree: range_tree, percent: Occupancy): void {
   const rest = EIGHTH - HOLE;
   const taken = (EIGHTH * percent) / 100;
   const free = rest - taken;
+  const sparse = taken < free;
+  const distance = Math.round(rest / (sparse ? taken : free));
+  tree.range_tree_destroy();
   for (let start = 0; start < PAGES; start += EIGHTH) {
     const end = start + EIGHTH;
-    if (taken < free) {
-      const distance = Math.round(rest / taken);
-      for (let page = start + HOLE; page < end; page += distance) tree.range_tree_clear(page, 1);
-    } else {
-      const distance = Math.round(rest / free);
-      for (let page = start + HOLE; page < end; page += distance) {
-        tree.range_tree_clear(page, Math.min(distance - 1, end - page));
-      }
+    tree.range_tree_set(start, HOLE);
+    for (let page = start + HOLE; page < end; page += distance) {
+      // Of each distance the first page is the rare taken one, or the last page the rare free one.
+      const [first, count] = sparse
+        ? [page + 1, Math.min(page + distance, end) - page - 1]
+        : [page + distance - 1, page + distance <= end ? 1 : 0];
+      if (count > 0) tree.range_tree_set(first, count);
     }
   }
 }

@@ -16,7 +16,7 @@ import type { BpfEnv } from '../bpf/env.js';
 import { argS32, argU32, type KfuncSizes, kfuncs, returnInt } from '../bpf/kfunc.js';
 import { MAY_GOTO_FUNCTIONS } from '../bpf/may_goto.js';
 import { LOCK_KFUNCS } from '../bpf/rqspinlock_kfuncs.js';
-import { STREAM_KFUNCS } from '../bpf/stream/stream_kfuncs.js';
+import { STREAM_AUX_REGISTERS, STREAM_KFUNCS } from '../bpf/stream/stream_kfuncs.js';
 import { trampolineFunctions } from '../bpf/struct_ops/trampoline.js';
 import type { LinkCallTarget } from '../bpf/verifier/link.js';
 import type { Path } from '../emu/path.js';
@@ -36,7 +36,7 @@ export interface KfuncDescription {
   readonly helper?: number;
 }
 
-/** What programs may call, by name. Of a kfunc that is not here nothing is known but that it can be called. */
+/** What programs may call, by name. */
 export const KFUNCS: Readonly<Record<string, KfuncDescription>> = {
   bpf_arena_alloc_pages: {
     returns: 'scalar',
@@ -45,8 +45,12 @@ export const KFUNCS: Readonly<Record<string, KfuncDescription>> = {
   },
   bpf_arena_free_pages: { returns: 'void', args: 3, non_sleepable: 'bpf_arena_free_pages_non_sleepable' },
   bpf_arena_reserve_pages: { returns: 'scalar', args: 3 },
-  bpf_stream_vprintk: { returns: 'scalar', args: 4, aux_register: 5 },
-  bpf_stream_print_stack: { returns: 'scalar', args: 1, aux_register: 2 },
+  bpf_stream_vprintk: { returns: 'scalar', args: 4, aux_register: STREAM_AUX_REGISTERS.bpf_stream_vprintk },
+  bpf_stream_print_stack: {
+    returns: 'scalar',
+    args: 1,
+    aux_register: STREAM_AUX_REGISTERS.bpf_stream_print_stack,
+  },
   bpf_res_spin_lock: { returns: 'scalar', args: 1 },
   bpf_res_spin_unlock: { returns: 'void', args: 1 },
   bpf_res_spin_lock_irqsave: { returns: 'scalar', args: 2 },

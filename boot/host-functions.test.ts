@@ -10,7 +10,7 @@ import { GFP_KERNEL } from '../mm/slab-cache.js';
 import { callHost } from './host-functions.js';
 import { System } from './system.js';
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 
 /** F calls `target` and returns what it returns; G calls F. Each has a frame. */
 const CODE: Record<
@@ -79,6 +79,14 @@ describe.each([x86, arm64])('a $name kernel function whose body is host code', (
     // It is no exception.
     expect(log.events.some(({ type }) => type === 'fault' || type === 'resolved')).toBe(false);
     expect(system.here().regs).toBeNull();
+  });
+
+  test('kmalloc() of a known size is served by the cache that the code names', () => {
+    const { kernel } = system;
+    const cache = kernel.slab.kmem_cache_create({ name: 'kmalloc-rnd-01-64', size: 64 });
+    const kmalloc = kernel.kallsyms.kallsyms_lookup_name('__kmalloc_cache_noprof');
+    expect(call(kmalloc, cache.address, BigInt(GFP_KERNEL), 20n)).toEqual({ kind: 'returned' });
+    expect(kernel.slab.virt_to_cache(system.here().cpu.read(arch.returnRegister))).toBe(cache);
   });
 
   test('is named in a report as the caller sees it', () => {

@@ -122,7 +122,7 @@ const REPORTS: readonly RealReport[] = [
   },
 ];
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 let system: System | null = null;
 afterEach(() => {
   system?.close();

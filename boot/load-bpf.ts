@@ -71,7 +71,8 @@ const BTF_NAMES: ReadonlyMap<number, string> = new Map([
 
 /** Throws a VerifierError or a JitError for what the kernel refuses, a MachineRefusal when there is no room. */
 export function loadBpf(system: System, spec: BpfSpec): LoadedBpf {
-  const linked = link(system, spec);
+  const aux = new AuxPage(system, spec.functions[0]?.name ?? '');
+  const linked = link(system, spec, aux);
   const loaded: LoadedFunction[] = [];
   for (const fn of linked.functions) {
     const { name, tag, image, code, extable, extableOffset, linfo } = fn;
@@ -88,10 +89,12 @@ export function loadBpf(system: System, spec: BpfSpec): LoadedBpf {
     });
     loaded.push({ linked: fn, prog, insns: slotAddresses(fn) });
   }
+  const main = loaded[0]?.prog.aux;
+  if (main !== undefined && aux.taken !== null) system.bpf.programs.placeAux(aux.taken, main);
   return { linked, functions: loaded };
 }
 
-function link(system: System, spec: BpfSpec): LinkedProgram {
+function link(system: System, spec: BpfSpec, aux: AuxPage): LinkedProgram {
   const { arch, config, callables } = system;
   const maps = new Map<string, LinkMap>();
   for (const name of mapNames(spec)) {
@@ -122,7 +125,7 @@ function link(system: System, spec: BpfSpec): LinkedProgram {
     callBase: callables.callBase,
     arch: linkArch,
     options: jitOptions(arch.name, config, () => callables.returnThunk),
-    aux: progAux(system, spec),
+    aux: () => aux.address(),
     place: (size) => {
       const start = fitting(next, BigInt(size));
       next = alignUp(start + BigInt(size), BigInt(TEXT_ALIGN));
@@ -132,19 +135,29 @@ function link(system: System, spec: BpfSpec): LinkedProgram {
 }
 
 /**
- * Where struct bpf_prog_aux of the main program lies, in a page of its own, which is taken when it is asked for. Nothing
- * is there: kfuncs that get the pointer know the program by the stack. Throws a MachineRefusal when there is no page.
+ * Where struct bpf_prog_aux of the main program lies: a page of its own, so that nothing else has its address. Nobody
+ * looks into it.
  */
-function progAux(system: System, { functions: [main] }: BpfSpec): () => bigint {
-  let address: bigint | null = null;
-  return () => {
-    if (address !== null) return address;
-    const { pages, layout } = system.memory;
+class AuxPage {
+  readonly #system: System;
+  readonly #name: string;
+  /** Null while nobody has asked for it. */
+  taken: bigint | null = null;
+
+  constructor(system: System, name: string) {
+    this.#system = system;
+    this.#name = name;
+  }
+
+  /** Takes the page. Throws a MachineRefusal when there is none. */
+  address(): bigint {
+    if (this.taken !== null) return this.taken;
+    const { pages, layout } = this.#system.memory;
     const pa = pages.takeFrames(1, 'struct bpf_prog_aux');
-    if (pa === null) throw new MachineRefusal(`the ram is full: no page for prog->aux of ${main?.name}`);
-    address = layout.directMap + BigInt(pa - layout.physBase);
-    return address;
-  };
+    if (pa === null) throw new MachineRefusal(`the ram is full: no page for prog->aux of ${this.#name}`);
+    this.taken = layout.directMap + BigInt(pa - layout.physBase);
+    return this.taken;
+  }
 }
 
 /** Names of all maps that the program has to do with. */

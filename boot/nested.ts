@@ -43,7 +43,7 @@ export class NestedRuns {
     }
     const set = cpu.registerSet(cpu.registerNames);
     set.load();
-    const sp = cpu.read(cpu.registerNames.includes('rsp') ? 'rsp' : 'sp');
+    const sp = cpu.read(arch.spRegister);
     waiting.push({
       registers: set.values.slice(),
       privilege: cpu.privilege(),

@@ -1,20 +1,12 @@
 /** Images of BPF programs and exception tables, as they get into the memory of a machine. */
 import type { ExtableSpec, VaRange } from '../arch/arch.js';
-import type { bpf_arena } from '../bpf/arena/arena_struct.js';
-import type { bpf_line_info, bpf_prog } from '../bpf/program.js';
+import type { BpfProgramSpec, bpf_prog } from '../bpf/program.js';
 import { MachineRefusal } from '../kernel/machine-refusal.js';
 import type { System } from './system.js';
 import { alignUp, type TextKind } from './text.js';
 
 /** What makes an image a BPF program. */
-export interface ProgramSpec {
-  readonly name: string;
-  readonly start: bigint;
-  readonly code: Uint8Array;
-  readonly tag?: string | undefined;
-  readonly arena?: bpf_arena | null | undefined;
-  readonly main?: bpf_prog | null | undefined;
-  readonly linfo?: readonly bpf_line_info[] | null | undefined;
+export interface ProgramSpec extends Omit<BpfProgramSpec, 'table'> {
   readonly extable?: readonly ExtableSpec[] | undefined;
   /** Where the exception table begins, in bytes from the start; right behind the code if left out. */
   readonly extableOffset?: number | undefined;

@@ -3,11 +3,12 @@
  * of the modelled kernels print.
  */
 import type { ThisCpu } from '../arch/arch.js';
-import { PAGE_SIZE } from '../arch/kernel.js';
+import { type KfuncSizes, kfuncs } from '../bpf/kfunc.js';
 import { u64 } from '../emu/address.js';
 import type { Path } from '../emu/path.js';
 import { GuestRefusal } from '../kernel/guest-refusal.js';
 import {
+  __kmalloc_cache_noprof,
   __kmalloc_noprof,
   kfree,
   kmem_cache_alloc_noprof,
@@ -17,6 +18,7 @@ import {
   ksize,
   rcu_barrier,
   type Slab,
+  type SlabFunctionName,
 } from '../mm/slab.js';
 import type { HostFunction } from './host-functions.js';
 
@@ -36,6 +38,21 @@ function wordAt(here: ThisCpu, va: bigint, i: number): number {
   return pa;
 }
 
+const SLAB_FUNCTIONS = {
+  kmem_cache_alloc_noprof: 0x340,
+  __kmalloc_cache_noprof: 0x360,
+  __kmalloc_noprof: 0x480,
+  krealloc_node_align_noprof: 0x2a0,
+  kmem_cache_free: 0x3f0,
+  kfree: 0x3c0,
+  kmem_cache_free_bulk: 0x310,
+  kmem_cache_alloc_bulk_noprof: 0x2f0,
+  kmem_cache_shrink: 0x20,
+  kmem_cache_destroy: 0x1a0,
+  ksize: 0x60,
+  rcu_barrier: 0x380,
+} satisfies KfuncSizes<SlabFunctionName>;
+
 /** struct kmem_cache *, size_t, gfp_t, … by the kernel's prototypes. Names carry no suffix in source code. */
 export function slabFunctions(slab: Slab): HostFunction[] {
   const none = 0n;
@@ -44,6 +61,10 @@ export function slabFunctions(slab: Slab): HostFunction[] {
   }
   function* kmalloc(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
     return yield* __kmalloc_noprof(here, slab, number(args, 0), gfp(args, 1));
+  }
+  function* kmalloc_cache(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
+    const s = slab.cacheAt(args[0] ?? 0n);
+    return yield* __kmalloc_cache_noprof(here, slab, s, gfp(args, 1), number(args, 2));
   }
   function* krealloc(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
     const [p = 0n] = args;
@@ -92,25 +113,18 @@ export function slabFunctions(slab: Slab): HostFunction[] {
   function* shrink(): Path<bigint> {
     return none;
   }
-  return [
-    { name: 'kmem_cache_alloc_noprof', size: 0x340, body: kmem_cache_alloc },
-    { name: '__kmalloc_cache_noprof', size: 0x360, body: kmalloc_cache },
-    { name: '__kmalloc_noprof', size: 0x480, body: kmalloc },
-    { name: 'krealloc_node_align_noprof', size: 0x2a0, body: krealloc },
-    { name: 'kmem_cache_free', size: 0x3f0, body: cacheFree },
-    { name: 'kfree', size: 0x3c0, body: free },
-    { name: 'kmem_cache_free_bulk', size: 0x310, body: freeBulk },
-    { name: 'kmem_cache_alloc_bulk_noprof', size: 0x2f0, body: allocBulk },
-    { name: 'kmem_cache_shrink', size: 0x20, body: shrink },
-    { name: 'kmem_cache_destroy', size: 0x1a0, body: destroy },
-    { name: 'ksize', size: 0x60, body: usable },
-    { name: 'rcu_barrier', size: 0x380, body: barrier },
-  ];
-
-  /** kmalloc() of a size known when compiling: the cache, the flags and the size. */
-  function* kmalloc_cache(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
-    const size = number(args, 2);
-    if (size > PAGE_SIZE * 2) throw new GuestRefusal(`no cache has objects of ${size} bytes`);
-    return yield* __kmalloc_noprof(here, slab, size, gfp(args, 1));
-  }
+  return kfuncs(SLAB_FUNCTIONS, {
+    kmem_cache_alloc_noprof: kmem_cache_alloc,
+    __kmalloc_cache_noprof: kmalloc_cache,
+    __kmalloc_noprof: kmalloc,
+    krealloc_node_align_noprof: krealloc,
+    kmem_cache_free: cacheFree,
+    kfree: free,
+    kmem_cache_free_bulk: freeBulk,
+    kmem_cache_alloc_bulk_noprof: allocBulk,
+    kmem_cache_shrink: shrink,
+    kmem_cache_destroy: destroy,
+    ksize: usable,
+    rcu_barrier: barrier,
+  });
 }

@@ -4,6 +4,7 @@ import { arm64 } from '../arch/arm64/index.js';
 import { x86 } from '../arch/x86/index.js';
 import type { bpf_prog } from '../bpf/program.js';
 import { BPF_STDERR, streamText } from '../bpf/stream/stream.js';
+import { assembleBpf } from '../bpf/text/asm.js';
 import { EventLog } from '../emu/events.js';
 import { drain } from '../emu/path.js';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
@@ -11,7 +12,7 @@ import { GuestRefusal } from '../kernel/guest-refusal.js';
 import { BPF_FUNCTIONS } from './bpf-functions.js';
 import { System } from './system.js';
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 
 /** A program that calls a function with a number, and returns 7. */
 const CODE: Record<Arch['name'], (argument: number, distance: number) => Uint8Array> = {
@@ -88,6 +89,38 @@ describe.each([x86, arm64])('BPF_PROG_TEST_RUN on $name', (arch) => {
     // And the next one of the first kind by the first again.
     expect(drain(system.testRun(0, prog, 0n, 'syscall')).kind).toBe('returned');
     expect(stack(prog).slice(-CALLERS[arch.name].length)).toEqual(CALLERS[arch.name]);
+  });
+
+  test('a kfunc that is told which program calls needs no unwinder, and native code whose caller nobody knows is refused', () => {
+    const walks = arch.name === 'arm64';
+    const blind = System.boot({ arch, engine, sink: new EventLog(), config: { UNWINDER: 'frame_pointer' } });
+    try {
+      const text = assembleBpf('r1 = 2\ncall bpf_stream_print_stack\nexit', { constant: () => null });
+      const { functions } = blind.loadBpf({
+        functions: [{ name: 'p', text }],
+        maps: new Map(),
+        arena: null,
+        functionsOfText: new Map(),
+        symbols: new Map(),
+        sleepable: true,
+        context: [],
+      });
+      const prog = functions[0]?.prog;
+      if (prog === undefined) throw new Error('no program');
+      expect(drain(blind.testRun(0, prog, 0n, 'syscall'))).toEqual({ kind: 'returned' });
+      const [cpu, trace, ...frames] = streamText(prog.aux.stream[1]).split('\n');
+      expect([cpu, trace]).toEqual(['CPU: 0 UID: 0 PID: 100 Comm: kfault', 'Call trace:']);
+      expect(frames.length > 2).toBe(walks);
+
+      const start = blind.textBase('bpf');
+      const distance = Number(blind.callables.addressOf('bpf_stream_print_stack') - start);
+      const native = blind.loadProgram({ name: 'q', start, code: CODE[arch.name](BPF_STDERR, distance) });
+      const run = (): unknown => drain(blind.testRun(0, native, 0n, 'syscall'));
+      if (walks) expect(run()).toEqual({ kind: 'returned' });
+      else expect(run).toThrow('which is none, and no BPF program is on the stack');
+    } finally {
+      blind.close();
+    }
   });
 
   test('what is no map is refused with a message', () => {

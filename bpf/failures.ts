@@ -4,7 +4,7 @@
  */
 import { type EDEADLK, ETIMEDOUT } from '../kernel/errno.js';
 import { ANONYMOUS_OWNER } from '../mm/fault.js';
-import { TABLE_OWNER } from '../mm/memory.js';
+import { TABLE_OWNER } from '../mm/page_alloc.js';
 import type { BpfEnv } from './env.js';
 
 /** Owners of the pages of an arena, as the page allocator knows them. */

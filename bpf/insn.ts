@@ -120,6 +120,29 @@ export const BPF_SRC = (code: number): number => code & 0x08;
 /** BPF_LD | BPF_IMM | BPF_DW */
 export const BPF_LD_IMM64 = 0x18;
 
+/** insn_is_cast_user(): from the kernel's address space of the arena to that of user space. */
+export const insn_is_cast_user = ({ code, off, imm }: bpf_insn): boolean =>
+  code === (BPF_ALU64 | BPF_MOV | BPF_X) && off === BPF_ADDR_SPACE_CAST && imm === 1 << 16;
+
+/** Of an atomic: nothing is read and written back. */
+export const bpf_atomic_is_load_store = ({ imm }: bpf_insn): boolean =>
+  imm === BPF_LOAD_ACQ || imm === BPF_STORE_REL;
+
+/** Whether the verifier has found that the instruction accesses an arena. */
+export function isArenaAccess({ code }: bpf_insn): boolean {
+  const [cls, mode] = [BPF_CLASS(code), BPF_MODE(code)];
+  switch (mode) {
+    case BPF_PROBE_MEM32:
+      return cls === BPF_LDX || cls === BPF_ST || cls === BPF_STX;
+    case BPF_PROBE_MEM32SX:
+      return cls === BPF_LDX;
+    case BPF_PROBE_ATOMIC:
+      return cls === BPF_STX;
+    default:
+      return false;
+  }
+}
+
 /** Bytes of one slot. */
 export const INSN_SIZE = 8;
 

@@ -7,7 +7,7 @@ import { hex, u64 } from '../emu/address.js';
 import type { Path } from '../emu/path.js';
 import { GuestRefusal } from '../kernel/guest-refusal.js';
 import type { BpfEnv } from './env.js';
-import type { bpf_prog } from './program.js';
+import { type bpf_prog, main_prog } from './program.js';
 
 /** Gets the arguments that registers carry, and says what goes to the return register. */
 export type KfuncBody = (here: ThisCpu, args: readonly bigint[]) => Path<bigint>;
@@ -48,13 +48,17 @@ export function kernelWords(here: ThisCpu, va: bigint, count: number): bigint[] 
 }
 
 /**
- * The main program that calls a kfunc: the innermost on the stack. The kernel passes prog->aux in a hidden
- * argument, which has no object in ram here. Throws a GuestRefusal when no program is on the stack.
+ * The main program that calls a kfunc, by the prog->aux that the verifier makes it hand over (fixup_kfunc_call()).
+ * Native code that somebody else compiled hands over an address of another machine: then it is the innermost
+ * program on the stack. Throws a GuestRefusal when there is none either.
  */
-export function callingProg(here: ThisCpu, env: BpfEnv): bpf_prog {
-  const prog = env.programs.bpf_prog_find_from_stack(here);
-  if (prog === null) throw new GuestRefusal('it is called, but no BPF program is on the stack');
-  return prog;
+export function callingProg(here: ThisCpu, env: BpfEnv, handed: bigint): bpf_prog {
+  const aux = env.programs.auxAt(handed);
+  const prog = aux === null ? env.programs.bpf_prog_find_from_stack(here) : main_prog(aux.prog);
+  if (prog !== null) return prog;
+  throw new GuestRefusal(
+    `it is called with ${hex(handed)} for the prog->aux of its caller, which is none, and no BPF program is on the stack`,
+  );
 }
 
 /** A group of such functions, in the order of their addresses: what is known of them without a machine. */

@@ -32,6 +32,17 @@ describe('programs', () => {
     expect(programs.bpf_prog_ksym_find(START + 0x46n)).toBeNull();
   });
 
+  test('its aux is found by the address that it was given, until the program goes', () => {
+    const programs = new BpfPrograms();
+    const AUX = 0xffff_8880_0002_7000n;
+    const prog = programs.load({ name: 'p', start: START, code: CODE });
+    expect(programs.auxAt(AUX)).toBeNull();
+    programs.placeAux(AUX, prog.aux);
+    expect(programs.auxAt(AUX)).toBe(prog.aux);
+    programs.unload(prog);
+    expect(programs.auxAt(AUX)).toBeNull();
+  });
+
   test('the right one of many images is found, and none between them or after unloading', () => {
     const programs = new BpfPrograms();
     const loaded = [5n, 1n, 4n, 2n, 3n].map((n) =>

@@ -99,6 +99,8 @@ export function bpf_get_prog_name(tag: string, name: string): string {
 export class BpfPrograms {
   /** Ascending by start. */
   readonly #ksyms: bpf_ksym[] = [];
+  /** struct bpf_prog_aux by its address, of the programs that have been given one. */
+  readonly #auxes = new Map<bigint, bpf_prog_aux>();
   #lowest = 1n;
   #highest = 0n;
   /** The stack that was looked at last, and what was found on it. */
@@ -127,6 +129,17 @@ export class BpfPrograms {
   /** Forgets a program; its streams go with it. Its subprograms are programs of their own here. */
   unload(prog: bpf_prog): void {
     this.bpf_ksym_del(prog.aux.ksym);
+    for (const [address, aux] of this.#auxes) if (aux === prog.aux) this.#auxes.delete(address);
+  }
+
+  /** Says where struct bpf_prog_aux of a program lies: what is handed to kfuncs that ask who calls. */
+  placeAux(address: bigint, aux: bpf_prog_aux): void {
+    this.#auxes.set(address, aux);
+  }
+
+  /** The struct bpf_prog_aux at an address; null when none is there. */
+  auxAt(address: bigint): bpf_prog_aux | null {
+    return this.#auxes.get(address) ?? null;
   }
 
   /** Adds a symbol; trampolines (`bpf__<struct>_<member>`, `bpf_trampoline_<key>`) come this way. */

@@ -154,14 +154,14 @@ describe('panic', () => {
 
   test('prints what the architecture says at its levels, and the stack unless a report has shown one', () => {
     const arch = {
-      panicNotifierLines: () => [
-        { level: KERN_CRIT, text: 'SMP: stopping secondary CPUs' },
-        { level: KERN_EMERG, text: 'Kernel Offset: disabled' },
-      ],
+      smp_send_stop: (here: TestCpu['here']) =>
+        here.kernel.printk(here, KERN_CRIT, 'SMP: stopping secondary CPUs'),
+      panicNotifierLines: () => [{ level: KERN_EMERG, text: 'Kernel Offset: disabled' }],
       show_stack: (here: TestCpu['here'], level: number) => here.kernel.printk(here, level, 'Call trace:'),
     };
     const lines = (taint: string): string[] => {
       const cpu = testCpu({ arch, taint });
+      cpu.panic.panic_notifier_list.push((here) => here.kernel.printk(here, KERN_ALERT, 'notified'));
       death(() => cpu.panic.panic(cpu.here, 'kernel stack overflow'));
       return cpu.console.linesWithLevels();
     };
@@ -170,6 +170,7 @@ describe('panic', () => {
       '<4>CPU: 0 UID: 0 PID: 100 Comm: t Not tainted 7.1.0-rc5 #1 PREEMPT(full) ',
       '<4>Call trace:',
       '<2>SMP: stopping secondary CPUs',
+      '<1>notified',
       '<0>Kernel Offset: disabled',
       '<0>---[ end Kernel panic - not syncing: kernel stack overflow ]---',
     ]);

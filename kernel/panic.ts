@@ -49,6 +49,7 @@ export class Panic {
       kernel.dump_stack_print_info(here, KERN_DEFAULT);
       arch.show_stack(here, KERN_DEFAULT);
     }
+    arch.smp_send_stop?.(here);
     for (const notify of this.panic_notifier_list) notify(here);
     for (const line of arch.panicNotifierLines(here)) kernel.printk(here, line.level, line.text);
     if (panic_timeout > 0) kernel.printk(here, KERN_EMERG, `Rebooting in ${panic_timeout} seconds..`);

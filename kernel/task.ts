@@ -1,4 +1,4 @@
-/** Tasks: the part of task_struct that a fault looks at, and init_task (init/init_task.c). */
+/** Tasks: the part of task_struct that a fault looks at. */
 import type { mm_struct, task_struct } from '../arch/kernel.js';
 
 export interface TaskOptions {
@@ -38,11 +38,6 @@ export function createTask(options: TaskOptions): task_struct {
     preempt_count: 0,
     signal_pending: options.signal_pending ?? 'none',
   };
-}
-
-/** The idle task of a CPU as it is at boot: pid 0, no address space of its own. */
-export function init_task(cpu: number, init_mm: mm_struct, stack: bigint, stackSize: number): task_struct {
-  return createTask({ comm: `swapper/${cpu}`, pid: 0, mm: null, active_mm: init_mm, stack, stackSize });
 }
 
 /** The pid of a CPU's task: counted from that of CPU 0, or from a list, which counts on behind its end. */

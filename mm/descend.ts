@@ -8,7 +8,8 @@ import type { mm_struct } from '../arch/kernel.js';
 import { hex } from '../emu/address.js';
 import { RamError } from '../emu/ram.js';
 import { ENOMEM } from '../kernel/errno.js';
-import { type Memory, TABLE_OWNER } from './memory.js';
+import type { Memory } from './memory.js';
+import { TABLE_OWNER } from './page_alloc.js';
 import { ENTRY_NONE, P4D, PMD, PUD } from './table_entries.js';
 
 /** Level whose table is asked for: the one with PTEs. The others are P4D, PUD and PMD. */

@@ -213,6 +213,9 @@ const do_anonymous_page = port(
     const { memory } = vma.vm_mm;
     const { pages, pgtable } = memory;
     const fn = 'do_anonymous_page';
+    // A shared mapping without operations: nobody says which pages are shared.
+    const shared = (vma.vm_flags & VM_SHARED) !== 0;
+    if (yield* trace.decide(fn, 'vma->vm_flags & VM_SHARED', shared)) return VM_FAULT_SIGBUS;
     // Without memory for a zero page of its own the machine does as if zero pages were forbidden.
     const zero = (flags & FAULT_FLAG_WRITE) === 0 ? memory.zeroPage() : null;
     const test = '!(vmf->flags & FAULT_FLAG_WRITE) && !mm_forbids_zeropage(vma->vm_mm)';

@@ -2,12 +2,9 @@
 import type { AddressLayout, Pgtable, ThisCpu } from '../arch/arch.js';
 import type { mm_struct } from '../arch/kernel.js';
 import type { Ram } from '../emu/ram.js';
-import { PageAllocator, PageAllocatorError } from './page_alloc.js';
+import { PageAllocator, PageAllocatorError, TABLE_OWNER } from './page_alloc.js';
 import { TableEntries } from './table_entries.js';
 import { VmallocSpace } from './vmalloc.js';
-
-/** Owner names of the frames that mm/ takes. */
-export const TABLE_OWNER = 'page table';
 
 /** State of the memory management of one machine. One per `Ram`. */
 export class Memory {

@@ -17,11 +17,12 @@ import {
   VM_WRITE,
   type vm_area_struct,
 } from '../arch/kernel.js';
-import { hex, pageOf, toSigned } from '../emu/address.js';
+import { fromSigned, hex, pageOf, toSigned } from '../emu/address.js';
 import { type Delegate, type Path, port } from '../emu/path.js';
 import { EFAULT, ENOMEM, EPERM } from '../kernel/errno.js';
 import { entryAt, isStop, PTE, spanEnd, stoppedAt } from './descend.js';
-import { type Memory, TABLE_OWNER } from './memory.js';
+import type { Memory } from './memory.js';
+import { TABLE_OWNER } from './page_alloc.js';
 import { flush_tlb_range } from './tlb.js';
 
 /** A mapping that cannot be made. A mistake in a fixture. */
@@ -189,8 +190,8 @@ export function mmap_region(
   if (start < user.start || end > user.end) {
     throw new MmapError(`${what}: user addresses are ${hex(user.start)}..${hex(user.end - 1n)}`);
   }
-  const other = mm.vmas.find((vma) => start < vma.vm_end && vma.vm_start < end);
-  if (other !== undefined) {
+  const other = find_vma_intersection(mm, start, end);
+  if (other !== null) {
     throw new MmapError(`${what}: there is one at ${hex(other.vm_start)}..${hex(other.vm_end - 1n)}`);
   }
   const vma = new Vma(mm, start, end, vm_flags, vm_ops, pkey);
@@ -261,7 +262,8 @@ export function expand_stack_locked(vma: Vma, address: bigint): number {
 
 /**
  * Takes pages out of a mapping: entries are cleared, translations dropped, references given back. What
- * lies outside of the mapping is left alone.
+ * lies outside of the mapping is left alone. As with struct mmu_gather, the flush goes from the first entry
+ * that was present to the last, and comes before any page is freed.
  * @param size bytes
  */
 export const zap_vma_range = port(
@@ -279,6 +281,7 @@ export const zap_vma_range = port(
     const first = toSigned(from);
     const end = toSigned(to);
     const gone: number[] = [];
+    let [flushFrom, flushTo] = [end, first];
     for (let va = first; va < end; ) {
       const at = entryAt(here, memory, mm, va, PTE, false);
       if (isStop(at)) {
@@ -290,13 +293,15 @@ export const zap_vma_range = port(
       if (yield* here.trace.decide('zap_pte_range', 'pte_none(ptent)', none)) continue;
       const old = pgtable.ptep_get_and_clear(here, at);
       if (!pgtable.pte_present(old)) continue;
+      flushFrom = Math.min(flushFrom, va - PAGE_SIZE);
+      flushTo = va;
       const page = pgtable.pte_pa(old);
       // vm_normal_page(): nobody counts references to the zero page.
       if (memory.isZeroPage(page) || pages.ownerOf(page) === null) continue;
       pages.page_remove_rmap(page);
       gone.push(page);
     }
-    if (gone.length > 0) flush_tlb_range(here, memory, from, to);
+    if (flushFrom < flushTo) flush_tlb_range(here, memory, fromSigned(flushFrom), fromSigned(flushTo));
     for (const page of gone) pages.put_page(here, page);
   },
 );

@@ -12,7 +12,7 @@ import type { ThisCpu } from '../arch/arch.js';
 import { PAGE_SIZE, VM_GROWSDOWN } from '../arch/kernel.js';
 import { type Path, port } from '../emu/path.js';
 import { EINVAL, ENOMEM, EPERM } from '../kernel/errno.js';
-import { type file, mmap_min_addr, stack_guard_gap, type UserMm, type Vma } from './mmap.js';
+import { type file, find_vma, mmap_min_addr, stack_guard_gap, type UserMm, type Vma } from './mmap.js';
 import { MAP_FIXED } from './mmap_flags.js';
 
 const PAGE = BigInt(PAGE_SIZE);
@@ -84,8 +84,8 @@ export const mm_get_unmapped_area = port(
     if (yield* trace.decide(fn, 'addr', addr !== 0n)) {
       const at = PAGE_ALIGN(addr);
       const valid = end - len >= at && at >= mmap_min_addr;
-      const vma = mm.vmas.find(({ vm_end }) => vm_end > at);
-      const free = valid && (vma === undefined || at + len <= vm_start_gap(vma));
+      const vma = find_vma(mm, at);
+      const free = valid && (vma === null || at + len <= vm_start_gap(vma));
       if (yield* trace.decide(fn, '!vma || addr + len <= vm_start_gap(vma)', free)) return at;
     }
     const below = { length: len, low_limit: PAGE, high_limit: mm.mmap_base, topdown: true };

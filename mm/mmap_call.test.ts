@@ -179,6 +179,7 @@ describe('mmap', () => {
     ['no kind of mapping', { flags: MAP_ANONYMOUS }, EINVAL],
     ['a fixed address inside a page', { addr: AT + 1n, flags: ANON | MAP_FIXED }, EINVAL],
     ['a shared stack', { flags: MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN }, EINVAL],
+    ['a stack of a file', { file: new Counting(), flags: MAP_SHARED | MAP_GROWSDOWN }, EINVAL],
     ['an unknown kind of file mapping', { file: new Counting(), flags: 0xf }, EINVAL],
     [
       'MAP_SYNC, which only some files know',

@@ -3,7 +3,9 @@
  * merge 8496d9020ff3).
  *
  * Left out: locked and huge pages, personalities, execute-only keys, MAP_DROPPABLE, MAP_SYNC, the limit on
- * the number of mappings, merging, and MAP_POPULATE: pages come with the first touch.
+ * the number of mappings, merging, and MAP_POPULATE: pages come with the first touch. Also the file of tmpfs
+ * that the kernel puts behind shared anonymous memory (shmem_zero_setup()): that can be mapped here, but a
+ * touch is a SIGBUS.
  */
 import type { ThisCpu } from '../arch/arch.js';
 import { VM_GROWSDOWN, VM_SHARED } from '../arch/kernel.js';
@@ -127,7 +129,7 @@ export const do_mmap: (
     const wraps = pgoff + (len >> 12n) >= 1n << 64n;
     if (yield* trace.decide(fn, '(pgoff + (len >> PAGE_SHIFT)) < pgoff', wraps)) return BigInt(-EOVERFLOW);
 
-    const grows = file === null && (flags & MAP_GROWSDOWN) !== 0 ? VM_GROWSDOWN : 0;
+    const grows = (flags & MAP_GROWSDOWN) !== 0 ? VM_GROWSDOWN : 0;
     const basic = calc_vm_prot_bits(prot) | grows | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC;
     const at = yield* __get_unmapped_area(here, mm, file, hint, len, pgoff, flags);
     if (yield* trace.decide(fn, 'IS_ERR_VALUE(addr)', at < 0n)) return at;

@@ -10,7 +10,7 @@
 import type { ThisCpu } from '../arch/arch.js';
 import { type mm_struct, type pt_regs, VM_GROWSDOWN, type vm_area_struct } from '../arch/kernel.js';
 import { type Path, port } from '../emu/path.js';
-import { expand_stack_locked, find_vma, MmapError, UserMm, Vma } from './mmap.js';
+import { expand_stack_locked, find_vma, MmapError, UserMm, Vma, vma_lookup } from './mmap.js';
 
 /**
  * The mapping of an address with its lock held for reading; null when there is none, a stack's that would
@@ -23,8 +23,7 @@ export const lock_vma_under_rcu = port(
     const { trace } = here;
     const fn = 'lock_vma_under_rcu';
     // init_mm has no mappings.
-    const above = mm instanceof UserMm ? find_vma(mm, address) : null;
-    const vma = above !== null && above.vm_start <= address ? above : null;
+    const vma = mm instanceof UserMm ? vma_lookup(mm, address) : null;
     if ((yield* trace.decide(fn, '!vma', vma === null)) || vma === null) return null;
     if (yield* trace.decide(fn, 'IS_ERR_OR_NULL(vma_start_read(mm, vma))', vma.write_locked)) return null;
     vma.readers += 1;

@@ -11,6 +11,9 @@ import { PAGE_SIZE } from '../arch/kernel.js';
 import { hex } from '../emu/address.js';
 import type { Ram } from '../emu/ram.js';
 
+/** Owner name of page tables. */
+export const TABLE_OWNER = 'page table';
+
 /** A frame is used wrongly: freed twice, never allocated, reserved twice. A mistake in a port or a fixture. */
 export class PageAllocatorError extends Error {
   override name = 'PageAllocatorError';

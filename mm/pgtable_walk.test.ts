@@ -4,8 +4,8 @@ import { drain, type Path } from '../emu/path.js';
 import { EBUSY, EINVAL, ENOMEM } from '../kernel/errno.js';
 import { entryAt, PTE } from './descend.js';
 import { map_kernel_range, map_page, unmap_kernel_range } from './map.js';
-import { TABLE_OWNER } from './memory.js';
 import { create_mm } from './mmap.js';
+import { TABLE_OWNER } from './page_alloc.js';
 import {
   apply_to_existing_page_range,
   apply_to_page_range,

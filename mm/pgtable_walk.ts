@@ -25,7 +25,8 @@ import {
   tableEntryFor,
   tableIndex,
 } from './descend.js';
-import { type Memory, TABLE_OWNER } from './memory.js';
+import type { Memory } from './memory.js';
+import { TABLE_OWNER } from './page_alloc.js';
 import { ENTRY_BAD, ENTRY_LEAF, ENTRY_NONE, levelName, P4D, PMD, PUD } from './table_entries.js';
 
 /** Called for a PTE; anything but 0 ends the walk and is its result. `addr` is the page's address. */

@@ -3,6 +3,7 @@ import { DEFAULT_CONFIG } from '../arch/kernel-config.js';
 import { drain } from '../emu/path.js';
 import { TestKfence } from './kfence/testing.js';
 import {
+  __kmalloc_cache_noprof,
   __kmalloc_noprof,
   kfree,
   kmem_cache_alloc_noprof,
@@ -58,6 +59,13 @@ describe('what KFENCE does not take', () => {
     expect(() => drain(kfree(machine.here, slab, b + 1n))).toThrow('no object in use begins there');
     drain(kmem_cache_destroy(machine.here, slab, cache));
     expect(() => alloc()).toThrow('destroyed');
+  });
+
+  test('kmalloc() of a known size takes the cache that it names', () => {
+    const [machine, slab] = plain();
+    const cache = slab.kmem_cache_create({ name: 'kmalloc-rnd-01-64', size: 64 });
+    const object = drain(__kmalloc_cache_noprof(machine.here, slab, cache, GFP_KERNEL, 20));
+    expect([slab.virt_to_cache(object), slab.inUse(cache)]).toEqual([cache, 1]);
   });
 
   test('large objects are whole pages, and no bytes are no object', () => {

@@ -74,6 +74,7 @@ export const slabFunctionNames = [
   'ksize',
   'rcu_barrier',
 ] as const;
+export type SlabFunctionName = (typeof slabFunctionNames)[number];
 
 /** The allocators of one machine. */
 export class Slab {
@@ -274,6 +275,15 @@ export const __kmalloc_noprof = port(
     if (size === 0) return ZERO_SIZE_PTR;
     const s = slab.kmalloc_slab(size);
     return s === null ? slab.allocateLarge(size) : yield* slab_alloc(here, slab, s, flags, size);
+  },
+);
+
+/** kmalloc() of a size known when compiling, which names the cache itself. */
+export const __kmalloc_cache_noprof = port(
+  '__kmalloc_cache_noprof',
+  ['slab', 's', 'gfpflags', 'size'],
+  function* (here: ThisCpu, slab: Slab, s: kmem_cache, gfpflags: number, size: number): Path<bigint> {
+    return yield* slab_alloc(here, slab, s, gfpflags, size);
   },
 );
 

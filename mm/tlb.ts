@@ -34,7 +34,10 @@ export function flush_tlb_one(here: ThisCpu, addr: bigint): void {
   dropPage(here, pageOf(addr), 'flush_tlb_one_kernel');
 }
 
-/** Drops what this CPU's TLB holds of a page whose entry allows what was refused: somebody else changed it. */
+/**
+ * Drops what this CPU's TLB holds of a page whose entry allows what was refused: somebody else changed it. That is
+ * arm64's; on x86 it is empty in the kernel, because the fault itself has dropped it, and does no harm here.
+ */
 export function flush_tlb_fix_spurious_fault(here: ThisCpu, address: bigint): void {
   dropPage(here, pageOf(address), 'flush_tlb_fix_spurious_fault');
 }

@@ -27,11 +27,11 @@ import { NO_EVENTS, type RunOutcome } from '../emu/events.js';
 import { drain } from '../emu/path.js';
 import { entryAt, isStop, PTE } from '../mm/descend.js';
 import { map_page } from '../mm/map.js';
-import { TABLE_OWNER } from '../mm/memory.js';
 import { create_mm, mmap_region, type UserMm, vma_lookup } from '../mm/mmap.js';
 import { vm_mmap_pgoff } from '../mm/mmap_call.js';
 import { MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE } from '../mm/mmap_flags.js';
 import { exit_mmap, vm_munmap } from '../mm/mmap_unmap.js';
+import { TABLE_OWNER } from '../mm/page_alloc.js';
 import type { Answer } from './arena-model.js';
 import { GUARD_PAGES, guardPage, MARGIN, PROCESSES, type Setup, type Step, WORD } from './arena-steps.js';
 import type { ArchName } from './case.js';
@@ -70,16 +70,6 @@ const CODE: Readonly<Record<ArchName, { readonly kernel: NativeCode; readonly us
       store: Buffer.from('010000f9c0035fd6', 'hex'),
     },
   },
-};
-const ARGUMENTS: Readonly<Record<ArchName, readonly [string, string]>> = {
-  'x86-64': ['rdi', 'rsi'],
-  arm64: ['x0', 'x1'],
-};
-
-/** Where a kernel function with five arguments has them. */
-const ALLOC_ARGUMENTS: Readonly<Record<ArchName, readonly [string, ...string[]]>> = {
-  'x86-64': ['rdi', 'rsi', 'rdx', 'rcx', 'r8'],
-  arm64: ['x0', 'x1', 'x2', 'x3', 'x4'],
 };
 const REPORT = /^ERROR: Arena (READ|WRITE) access at unmapped address (0x[0-9a-f]+)$/gm;
 
@@ -376,24 +366,24 @@ export class ArenaMachine {
 
   #allocFromKernel(address: bigint, count: number): Answer {
     const { system } = this;
-    const [map, ...rest] = ALLOC_ARGUMENTS[this.#arch];
-    const values = [address, BigInt(count), 0xffff_ffff_ffff_ffffn, 0n];
-    const registers = new Map([[map, system.maps.addressOf(this.arena.map)]]);
-    for (const [i, register] of rest.entries()) registers.set(register, values[i] ?? 0n);
+    const map = system.maps.addressOf(this.arena.map);
+    const registers = this.#arguments(map, address, BigInt(count), 0xffff_ffff_ffff_ffffn, 0n);
     const pc = system.callables.addressOf('bpf_arena_alloc_pages_sleepable');
     expectReturn('bpf_arena_alloc_pages_sleepable', drain(system.call(0, pc, registers)));
     return { value: system.register(0, system.arch.returnRegister), outcome: 'returned', reports: [] };
+  }
+
+  /** Registers of a call. */
+  #arguments(...values: bigint[]): Map<string, bigint> {
+    const names = this.system.arch.hostCall.argumentRegisters;
+    return new Map(values.map((value, i) => [names[i] ?? '', value]));
   }
 
   #userTouch({ process, page, cpu, store }: Extract<Step, { do: 'user touch' }>): Answer {
     const { system } = this;
     const mm = this.#mm(process);
     const address = this.#address(page, WORD);
-    const [to, from] = ARGUMENTS[this.#arch];
-    const registers = new Map([
-      [to, address],
-      [from, BigInt(store ?? 0)],
-    ]);
+    const registers = this.#arguments(address, BigInt(store ?? 0));
     const pc = USER_TEXT + BigInt(store === null ? 0 : STORE);
     const outcome = drain(system.user(cpu, pc, USER_STACK, registers, null, mm));
     if (outcome.kind === 'signal' && outcome.signo === 11 && outcome.address === address) {

@@ -115,7 +115,7 @@ export class ArenaModel {
         return { ...NOTHING, value: this.#alloc(at, step.count, step.by !== 'non-sleepable') };
       }
       case 'free':
-        if (step.count > 0) this.#free(this.#low(step.page), step.count, step.by === 'program');
+        if (step.count > 0) this.#free(this.at(step.page), step.count, step.by === 'program');
         return NOTHING;
       case 'reserve':
         return { ...NOTHING, value: BigInt(this.#reserve(step.page, step.off, step.count)) };
@@ -152,11 +152,6 @@ export class ArenaModel {
 
   #address(page: number, off: number): bigint {
     return this.#setup.user + BigInt(page * P + off);
-  }
-
-  /** Low half of an address, in pages. */
-  #low(page: number): number {
-    return this.at(page);
   }
 
   /** compute_pgoff(): wraps below the start. */
@@ -291,7 +286,7 @@ export class ArenaModel {
       this.met.add('misaligned reserve');
       return 0;
     }
-    const pgoff = this.#pgoff(this.#low(page));
+    const pgoff = this.#pgoff(this.at(page));
     if (pgoff + count > this.#setup.mapped) return -EINVAL;
     if (this.#fails('spinlock')) return -EBUSY;
     if (this.free.isSet(pgoff, count) !== 0) return -EBUSY;

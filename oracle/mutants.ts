@@ -105,7 +105,7 @@ async function main(): Promise<number> {
     log(`${all.length} mutants; the oracle does not notice ${left.length}, which the tests get now`);
     const runners = hands.map((place) => new TestRunner(join(place, 'sources'), root, library));
     const testsPass = (): Promise<boolean> =>
-      unchangedPasses('tests', (arch) => runners[0]?.judgeSources(arch));
+      unchangedPasses('tests', (arch) => runners[0]?.judgeUnchanged(arch, log));
     if (!(await testsPass())) return 2;
     await inParallel(runners, left, async (runner, job) => {
       const judgement = await runner.judge(job);
@@ -122,7 +122,7 @@ async function main(): Promise<number> {
 function report(all: readonly Job[], fates: ReadonlyMap<Job, Fate>): number {
   const lines: string[] = [];
   const survivors = all.filter((job) => fates.get(job) === 'survived');
-  for (const { file } of TARGETS) {
+  for (const file of new Set(TARGETS.map((target) => target.file))) {
     const count = (fate: Fate): number =>
       all.filter((job) => job.target.file === file && fates.get(job) === fate).length;
     lines.push(

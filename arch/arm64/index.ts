@@ -18,7 +18,7 @@ import { arch_kfence_init_pool, kfence_protect_page } from './kfence.js';
 import { timedMayGoto } from './may-goto.js';
 import { pte_mkspecial, pte_mkyoung, vm_get_page_prot } from './mmap.js';
 import { mmuOf } from './mmu.js';
-import { panicNotifierLines, show_stack } from './panic.js';
+import { panicNotifierLines, show_stack, smp_send_stop } from './panic.js';
 import { createPgtable } from './pgtable.js';
 import { Arm64PtRegs, PSR_I_BIT } from './regs.js';
 import {
@@ -52,12 +52,14 @@ export const arm64: Arch = {
   generalRegisters: GENERAL_REGISTERS,
   returnRegister: 'x0',
   pcRegister: 'pc',
+  spRegister: 'sp',
   prepareCall,
   prepareUser,
   disableInterrupts,
   local_irq_save,
   local_irq_restore,
   show_stack,
+  smp_send_stop,
   panicNotifierLines,
   vm_get_page_prot,
   pte_mkspecial,

@@ -10,12 +10,16 @@ test('what panic() prints of the machine; other CPUs are stopped where there are
     { level: 0, text: expect.stringMatching(/^CPU features: 0x[0-9a-f]{4}(,[0-9a-f]{8}){3}$/) },
     { level: 0, text: 'Memory Limit: none' },
   ];
-  expect(arm64.panicNotifierLines(here)).toEqual(lines);
-  Object.assign(kernel, { num_online_cpus: 2 });
-  expect(arm64.panicNotifierLines(here)).toEqual([
-    { level: 2, text: 'SMP: stopping secondary CPUs' },
-    ...lines,
-  ]);
+  const stopped: unknown[] = [];
+  const printk = (_: unknown, level: number, text: string): number => stopped.push({ level, text });
+  for (const num_online_cpus of [1, 2]) {
+    Object.assign(kernel, { num_online_cpus, printk });
+    arm64.smp_send_stop?.(here);
+    expect(stopped).toEqual(
+      num_online_cpus === 1 ? [] : [{ level: 2, text: 'SMP: stopping secondary CPUs' }],
+    );
+    expect(arm64.panicNotifierLines(here)).toEqual(lines);
+  }
 });
 
 test('the stack of a panic begins with the handlers', () => {

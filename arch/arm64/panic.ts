@@ -38,12 +38,16 @@ export function show_stack(here: ThisCpu, level: number): void {
   dump_backtrace(here, regs, level, here.current, [...PANIC_FRAMES, ...regs.handlers]);
 }
 
+/** See Arch.smp_send_stop. A machine with one CPU has none to stop. */
+export function smp_send_stop(here: ThisCpu): void {
+  const { kernel } = here;
+  if ((kernel.num_online_cpus ?? 1) > 1) kernel.printk(here, KERN_CRIT, 'SMP: stopping secondary CPUs');
+}
+
 /** See Arch.panicNotifierLines. The kernel is where it was linked for, and uses all of the memory. */
-export function panicNotifierLines({ kernel }: ThisCpu): readonly { level: number; text: string }[] {
+export function panicNotifierLines(): readonly { level: number; text: string }[] {
   const emerg = (text: string): { level: number; text: string } => ({ level: KERN_EMERG, text });
-  const others = (kernel.num_online_cpus ?? 1) > 1;
   return [
-    ...(others ? [{ level: KERN_CRIT, text: 'SMP: stopping secondary CPUs' }] : []),
     emerg('Kernel Offset: disabled'),
     emerg(`CPU features: ${SYSTEM_CPUCAPS}`),
     emerg('Memory Limit: none'),

@@ -21,7 +21,6 @@ import {
   SEGV_MAPERR,
   SIGBUS,
   SIGSEGV,
-  VM_EXEC,
   VM_FAULT_COMPLETED,
   VM_FAULT_ERROR,
   VM_FAULT_HWPOISON,
@@ -31,10 +30,8 @@ import {
   VM_FAULT_RETRY,
   VM_FAULT_SIGBUS,
   VM_FAULT_SIGSEGV,
-  VM_READ,
-  VM_WRITE,
-  type vm_area_struct,
 } from '../kernel.js';
+import { access_error } from './access-error.js';
 import { BUG } from './bug.js';
 import {
   ARCH_DEFAULT_PKEY,
@@ -47,20 +44,10 @@ import {
 } from './fault-oops.js';
 import { mmuOf } from './mmu.js';
 import { never } from './never.js';
-import { arch_vma_access_permitted } from './pkeys.js';
 import { X86_EFLAGS_AC, X86_EFLAGS_IF, type X86PtRegs } from './regs.js';
 import { pgtable_bad } from './show-fault.js';
 import { emulate_vsyscall_pf, is_vsyscall_vaddr } from './vsyscall.js';
-import {
-  X86_PF_INSTR,
-  X86_PF_PK,
-  X86_PF_PROT,
-  X86_PF_RSVD,
-  X86_PF_SGX,
-  X86_PF_SHSTK,
-  X86_PF_USER,
-  X86_PF_WRITE,
-} from './walk.js';
+import { X86_PF_INSTR, X86_PF_RSVD, X86_PF_SHSTK, X86_PF_USER, X86_PF_WRITE } from './walk.js';
 
 const fn = 'do_user_addr_fault';
 
@@ -243,18 +230,4 @@ function* conclude(
   } else {
     BUG(here, 'arch/x86/mm/fault.c:1433', BUG_AT);
   }
-}
-
-/** Does the VMA forbid the access? */
-function access_error(here: ThisCpu, error_code: number, vma: vm_area_struct): boolean {
-  const has = (bit: number): boolean => (error_code & bit) !== 0;
-  const { vm_flags } = vma;
-  if (has(X86_PF_PK)) return true;
-  if (has(X86_PF_SGX)) return true;
-  if (!arch_vma_access_permitted(here, vma, has(X86_PF_WRITE), has(X86_PF_INSTR))) return true;
-  // A shadow-stack access outside of a shadow stack.
-  if (has(X86_PF_SHSTK)) return true;
-  if (has(X86_PF_WRITE)) return (vm_flags & VM_WRITE) === 0;
-  if (has(X86_PF_PROT)) return true;
-  return (vm_flags & (VM_READ | VM_WRITE | VM_EXEC)) === 0;
 }

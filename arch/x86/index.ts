@@ -101,6 +101,7 @@ export const x86: Arch = {
   ],
   returnRegister: 'rax',
   pcRegister: 'rip',
+  spRegister: 'rsp',
   prepareCall,
   prepareUser,
   disableInterrupts,

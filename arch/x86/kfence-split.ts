@@ -9,23 +9,16 @@ import { type LookedUp, lookup_address_in_pgd } from './lookup-address.js';
 import {
   _KERNPG_TABLE,
   _PAGE_KERNEL_4K,
-  _PAGE_PAT,
-  _PAGE_PAT_LARGE,
   _PAGE_PSE,
   PHYSICAL_PMD_PAGE_MASK,
   PHYSICAL_PUD_PAGE_MASK,
   PTE_PFN_MASK,
+  protval_large_2_4k,
 } from './pgtable-types.js';
 
 const PTRS_PER_TABLE = 512;
 const PAGE_SIZE = 4096n;
 const PMD_SIZE = 0x20_0000n;
-
-/** pgprot_large_2_4k(): without PSE, and with the PAT bit where small pages have it. */
-function largeTo4k(prot: bigint): bigint {
-  const pat = (prot & _PAGE_PAT_LARGE) === 0n ? 0n : _PAGE_PAT;
-  return (prot & ~(_PAGE_PSE | _PAGE_PAT_LARGE)) | pat;
-}
 
 /** Puts a table of smaller pages in the place of a large one. False when there is no page for it. */
 function split_large_page(here: ThisCpu, found: LookedUp, newTable: () => number | null): boolean {
@@ -35,7 +28,7 @@ function split_large_page(here: ThisCpu, found: LookedUp, newTable: () => number
   const isPud = found.level === 'pud';
   const mask = isPud ? PHYSICAL_PUD_PAGE_MASK : PHYSICAL_PMD_PAGE_MASK;
   const prot = found.entry & ~mask;
-  const small = isPud ? prot : largeTo4k(prot);
+  const small = isPud ? prot : protval_large_2_4k(prot);
   const step = isPud ? PMD_SIZE : PAGE_SIZE;
   const first = found.entry & mask;
   for (let i = 0; i < PTRS_PER_TABLE; i++) ram.writeU64(base + i * 8, (first + BigInt(i) * step) | small);

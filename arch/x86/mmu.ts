@@ -9,9 +9,8 @@ import {
   ACCESS_WRITE,
   type AccessCode,
   type Cpu,
-  PERM_EXEC,
-  PERM_READ,
   PERM_WRITE,
+  permFor,
   type RegisterSet,
 } from '../../emu/cpu.js';
 import type { AccessType } from '../../emu/events.js';
@@ -171,7 +170,7 @@ export class X86Mmu implements Mmu {
     }
     if (walker.walk(va) !== WALKED) return 0;
     const perms = this.#usableNow(access);
-    if ((perms & needed(access)) === 0) return 0;
+    if ((perms & permFor(access)) === 0) return 0;
     const write = access === ACCESS_WRITE;
     if (!walker.accessed || (write && !walker.dirty)) this.#mark(write);
     this.pa = walker.pa;
@@ -303,7 +302,7 @@ export class X86Mmu implements Mmu {
   #answerPinned(pin: Pin, access: AccessCode): number {
     this.#load(pin);
     const perms = this.#usableNow(access);
-    if ((perms & needed(access)) === 0) return 0;
+    if ((perms & permFor(access)) === 0) return 0;
     this.pa = pin.pa;
     return pin.dirty ? perms : perms & ~PERM_WRITE;
   }
@@ -375,10 +374,6 @@ function walkable(va: bigint): number {
 /** Offset in its page of an address, given in both forms. */
 function pageOffset(va: bigint, address: number): number {
   return Number.isSafeInteger(address) ? (address >>> 0) & 0xfff : Number(va & 0xfffn);
-}
-
-function needed(access: AccessCode): number {
-  return access === ACCESS_READ ? PERM_READ : access === ACCESS_WRITE ? PERM_WRITE : PERM_EXEC;
 }
 
 function accessCode(access: AccessType): AccessCode {

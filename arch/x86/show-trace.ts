@@ -21,6 +21,7 @@ import {
   type stack_info,
   stack_type_name,
   type VisitMask,
+  wordAlign,
 } from './unwind-stacks.js';
 
 /** From dump_stack() to panic(). Which functions these are follows from the source, offsets and sizes are chosen. */
@@ -74,7 +75,7 @@ export function show_trace_log_lvl(
   // Handlers have the saved registers on the stack behind them.
   const frame = handlers.length > 0 && regs.frame !== 0n ? toSigned(regs.frame) : Number.NaN;
   let begin = handlers;
-  let stack = alignUp(Number.isNaN(frame) ? regs.spSigned : frame);
+  let stack = wordAlign(Number.isNaN(frame) ? regs.spSigned : frame);
   while (stack !== 0) {
     let info = get_stack_info(here, stack, visited);
     if (info === null) {
@@ -89,7 +90,7 @@ export function show_trace_log_lvl(
     if (begin.length > 0 && !Number.isNaN(frame)) __show_regs(here, regs, 'SHOW_REGS_SHORT', level);
     begin = [];
     // What is on the stack in front of the interrupted code's part; behind user registers there is nothing.
-    const own = Number.isNaN(frame) ? stack : regs.user_mode ? info.end : alignUp(regs.spSigned);
+    const own = Number.isNaN(frame) ? stack : regs.user_mode ? info.end : wordAlign(regs.spSigned);
     for (; stack < own && stack < info.end; stack += 8) {
       const addr = memory.word(stack);
       if (addr === null || stack === frame + REGS_IP || !kernel.kernel_text_address(addr)) continue;
@@ -111,7 +112,7 @@ export function show_trace_log_lvl(
       show_regs_if_on_stack(here, memory, info, entryRegs, level);
     }
     if (name !== null) print(` </${name}>`);
-    stack = alignUp(info.next_sp);
+    stack = wordAlign(info.next_sp);
   }
 }
 
@@ -147,9 +148,4 @@ function readRegs(memory: StackMemory, address: number, from: number): X86PtRegs
   // Placed where it is: its words are stored as they were. What is not aligned has no place.
   if (from === 0 && address % 8 === 0 && pa >= 0) regs.place(memory.ram, address, pa, end - (end % 4096));
   return regs;
-}
-
-/** PTR_ALIGN() to words. */
-function alignUp(at: number): number {
-  return Math.ceil(at / 8) * 8;
 }

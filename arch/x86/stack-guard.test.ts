@@ -1,8 +1,9 @@
 import { expect, test } from '@jest/globals';
+import { toSigned } from '../../emu/address.js';
 import { x86 } from './index.js';
-import { get_stack_guard_info, get_stack_info, is_vmalloc_addr } from './stack-guard.js';
+import { get_stack_guard_info, is_vmalloc_addr } from './stack-guard.js';
 import { STACK, STACK_TOP, testMachine } from './testing.js';
-import { declareStack } from './unwind-stacks.js';
+import { declareStack, get_stack_info_noinstr, STACK_TYPE_TASK } from './unwind-stacks.js';
 
 test('vmalloc space begins at VMALLOC_START and ends in front of VMALLOC_END, its last byte', () => {
   expect(is_vmalloc_addr(0xffffc8ffffffffffn)).toBe(false);
@@ -15,8 +16,15 @@ test('vmalloc space begins at VMALLOC_START and ends in front of VMALLOC_END, it
 test('the guard page is the one below the stack', () => {
   const { here } = testMachine();
   const stack = { name: 'TASK', begin: STACK, end: STACK_TOP };
-  expect([STACK, STACK_TOP - 1n].map((va) => get_stack_info(here, va))).toEqual([stack, stack]);
-  expect([STACK - 1n, STACK_TOP].map((va) => get_stack_info(here, va))).toEqual([null, null]);
+  const at = (va: bigint) => get_stack_info_noinstr(here, toSigned(va));
+  const info = {
+    type: STACK_TYPE_TASK,
+    begin: toSigned(STACK),
+    end: toSigned(STACK_TOP),
+    next_sp: 0,
+  };
+  expect([STACK, STACK_TOP - 1n].map(at)).toEqual([info, info]);
+  expect([STACK - 1n, STACK_TOP].map(at)).toEqual([null, null]);
   expect([STACK - 1n, STACK - 0x1000n].map((va) => get_stack_guard_info(here, va))).toEqual([stack, stack]);
   for (const va of [STACK - 0x1001n, STACK, STACK_TOP - 0x1000n, STACK_TOP]) {
     expect(get_stack_guard_info(here, va)).toBeNull();

@@ -24,22 +24,14 @@ export function is_vmalloc_addr(address: bigint): boolean {
   return address >= VMALLOC_START && address < VMALLOC_END;
 }
 
-/** get_stack_info(): the stack of the current task, or of its CPU, that holds `address`. */
-export function get_stack_info(here: ThisCpu, address: bigint): stack_info | null {
-  return printed(get_stack_info_noinstr(here, toSigned(address)));
-}
-
-function printed(info: ReturnType<typeof get_stack_info_noinstr>): stack_info | null {
-  if (info === null) return null;
-  const name = stack_type_name(info.type) ?? '';
-  return { name, begin: fromSigned(info.begin), end: fromSigned(info.end) };
-}
-
 /** get_stack_guard_info(): the stack whose guard page holds `address`: on no stack itself, but the next page is. */
 export function get_stack_guard_info(here: ThisCpu, address: bigint): stack_info | null {
   const at = toSigned(address);
   if (get_stack_info_noinstr(here, at) !== null) return null;
-  return printed(get_stack_info_noinstr(here, at + PAGE_SIZE));
+  const info = get_stack_info_noinstr(here, at + PAGE_SIZE);
+  if (info === null) return null;
+  const name = stack_type_name(info.type) ?? '';
+  return { name, begin: fromSigned(info.begin), end: fromSigned(info.end) };
 }
 
 /** Below each stack there is one page that is not mapped. */

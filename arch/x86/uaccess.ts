@@ -2,20 +2,19 @@
  * get_user() and put_user() of ported code: host code has no instruction that could fault, so what the fault
  * handler would make of one is done here (bpf-next merge 8496d9020ff3, arch/x86/include/asm/uaccess.h).
  *
- * Left out: signals while a page is waited for.
+ * Left out: signals while a page is waited for, and the oops of a reserved bit.
  */
+import { Turns } from '../../emu/endless.js';
 import type { Path } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import {
   FAULT_FLAG_DEFAULT,
   FAULT_FLAG_WRITE,
-  VM_EXEC,
   VM_FAULT_COMPLETED,
   VM_FAULT_ERROR,
   VM_FAULT_RETRY,
-  VM_READ,
-  VM_WRITE,
 } from '../kernel.js';
+import { access_error } from './access-error.js';
 import { mmuOf } from './mmu.js';
 import { TASK_SIZE_MAX } from './processor.js';
 import type { X86PtRegs } from './regs.js';
@@ -59,26 +58,20 @@ export function* put_user(
 function* reach(here: ThisCpu, regs: X86PtRegs, va: bigint, write: boolean): Path<number> {
   const { mm } = here.current;
   if (!access_ok(va, 1) || mm === null) return -1;
-  const { kernel } = here;
+  const { kernel, trace } = here;
   const access = write ? 'write' : 'read';
-  const allowed = write ? VM_WRITE : VM_READ | VM_WRITE | VM_EXEC;
+  const flags = FAULT_FLAG_DEFAULT | (write ? FAULT_FLAG_WRITE : 0);
+  const turns = new Turns(trace.patience);
   for (;;) {
     // Between stac and clac.
-    const { ok, pa } = mmuOf(here).explain(va, access, false, true);
+    const { ok, pa, code } = mmuOf(here).explain(va, access, false, true);
     if (ok) return pa;
     const vma = yield* kernel.lock_mm_and_find_vma(here, mm, va, regs);
     if (vma === null) return -1;
-    let fault = VM_FAULT_ERROR;
-    if ((vma.vm_flags & allowed) !== 0) {
-      fault = yield* kernel.handle_mm_fault(
-        here,
-        vma,
-        va,
-        FAULT_FLAG_DEFAULT | (write ? FAULT_FLAG_WRITE : 0),
-        regs,
-      );
-    }
+    const refused = access_error(here, code, vma);
+    const fault = refused ? VM_FAULT_ERROR : yield* kernel.handle_mm_fault(here, vma, va, flags, regs);
     if ((fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)) === 0) kernel.mmap_read_unlock(here, mm);
     if ((fault & VM_FAULT_ERROR) !== 0) return -1;
+    turns.again(va);
   }
 }

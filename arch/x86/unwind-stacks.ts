@@ -26,10 +26,8 @@ export const IRET_FRAME_SIZE = PT_REGS_SIZE - IRET_FRAME_OFFSET;
 /** enum stack_type. The numbers are printed. */
 export const STACK_TYPE_UNKNOWN = 0;
 export const STACK_TYPE_TASK = 1;
-export const STACK_TYPE_IRQ = 2;
-export const STACK_TYPE_SOFTIRQ = 3;
-export const STACK_TYPE_ENTRY = 4;
-export const STACK_TYPE_EXCEPTION = 5;
+const STACK_TYPE_ENTRY = 4;
+const STACK_TYPE_EXCEPTION = 5;
 
 /** stack_type_name() by type; a type that has no name prints no line. Those of exceptions come last. */
 const NAMES = [
@@ -167,6 +165,11 @@ export function warnOnce(here: ThisCpu, site: string, text: string): void {
 /** PAGE_ALIGN() */
 export function pageAlign(va: number): number {
   return Math.ceil(va / 4096) * 4096;
+}
+
+/** PTR_ALIGN() to words. */
+export function wordAlign(va: number): number {
+  return Math.ceil(va / 8) * 8;
 }
 
 /** task_pt_regs(): where an exception or a system call from user mode leaves the registers. */

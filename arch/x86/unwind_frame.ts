@@ -26,6 +26,7 @@ import {
   task_pt_regs,
   type VisitMask,
   warnOnce,
+  wordAlign,
 } from './unwind-stacks.js';
 
 /** A saved RBP and the return address above it. */
@@ -214,7 +215,7 @@ export class FrameUnwinder implements TraceUnwinder {
     print(`unwind stack type:${type} next_sp:${next} mask:0x${this.#mask.bits.toString(16)} graph_idx:0`);
     const visited: VisitMask = { bits: 0 };
     let zero = false;
-    let sp = alignUp(toSigned(this.#origSp ?? 0n));
+    let sp = wordAlign(toSigned(this.#origSp ?? 0n));
     while (sp !== 0) {
       const info = get_stack_info(here, sp, visited);
       if (info === null) break;
@@ -226,12 +227,7 @@ export class FrameUnwinder implements TraceUnwinder {
         if (!zero) print(`${at} (${kernel.sprint_backtrace(word)})`);
         else if (!wasZero) print(`${at} ...`);
       }
-      sp = alignUp(info.next_sp);
+      sp = wordAlign(info.next_sp);
     }
   }
-}
-
-/** PTR_ALIGN() to words. */
-function alignUp(at: number): number {
-  return Math.ceil(at / 8) * 8;
 }

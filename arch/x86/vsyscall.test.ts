@@ -1,5 +1,14 @@
 import { describe, expect, test } from '@jest/globals';
-import { SEGV_MAPERR, SI_KERNEL, SIGSEGV, VM_READ, VM_WRITE } from '../kernel.js';
+import { Endless } from '../../emu/endless.js';
+import {
+  SEGV_MAPERR,
+  SI_KERNEL,
+  SIGSEGV,
+  VM_FAULT_RETRY,
+  VM_FAULT_SIGSEGV,
+  VM_READ,
+  VM_WRITE,
+} from '../kernel.js';
 import { outcome } from './fake-faults.js';
 import { VSYSCALL_ADDR, X86_TRAP_PF } from './processor.js';
 import { type TestMachine, testMachine } from './testing.js';
@@ -67,6 +76,26 @@ describe('a call into the vsyscall page', () => {
       machine.kernel.answers.vma = { vm_start: 0n, vm_end: 1n << 46n, vm_flags, pkey: 0 };
     expect(outcome(machine.raise(X86_TRAP_PF, FETCH, GETCPU))).toEqual(SEGV);
     expect(machine.console()).toEqual([by('vsyscall fault (exploit attempt?)', GETCPU, '7f0000005000')]);
+  });
+
+  test('with a buffer whose protection key forbids it gets SIGSEGV', () => {
+    const machine = called(GETCPU, { PKE: true }, { rdi: BUFFER });
+    machine.map(BUFFER, 0x251067n | (1n << 63n) | (1n << 59n));
+    machine.kernel.answers.vma = { vm_start: 0n, vm_end: 1n << 46n, vm_flags: VM_READ | VM_WRITE, pkey: 1 };
+    expect(outcome(machine.raise(X86_TRAP_PF, FETCH, GETCPU))).toEqual(SEGV);
+    expect(machine.kernel.mm).toEqual(['mmap_read_unlock']);
+  });
+
+  test.each([
+    ['is waited for without end', 0n, VM_FAULT_RETRY],
+    ['has a reserved bit in its entry', 0x251067n | (1n << 51n), 0],
+  ])('a buffer that %s is a livelock', (_what, entry, answer) => {
+    const machine = called(GETCPU, {}, { rdi: BUFFER });
+    machine.map(BUFFER, entry);
+    machine.kernel.answers.vma = { vm_start: 0n, vm_end: 1n << 46n, vm_flags: VM_READ | VM_WRITE, pkey: 0 };
+    machine.kernel.answers.handle_mm_fault = [...new Array<number>(99).fill(answer), VM_FAULT_SIGSEGV];
+    expect(() => machine.raise(X86_TRAP_PF, FETCH, GETCPU)).toThrow(Endless);
+    expect(machine.kernel.mm.filter((what) => what.startsWith('handle_mm_fault'))).toHaveLength(16);
   });
 
   test('with a buffer in the kernel gets SIGSEGV for that address', () => {

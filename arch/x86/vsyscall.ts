@@ -8,6 +8,7 @@
 import { type Path, port } from '../../emu/path.js';
 import type { ThisCpu } from '../arch.js';
 import { KERN_INFO, KERN_WARNING, SEGV_MAPERR, SIGSEGV, TaskDead } from '../kernel.js';
+import { warnOnOnce } from './fault-oops.js';
 import { machineOf } from './machine.js';
 import { VSYSCALL_ADDR, X86_TRAP_PF } from './processor.js';
 import { __ratelimit } from './ratelimit.js';
@@ -16,6 +17,9 @@ import { access_ok, get_user, put_user } from './uaccess.js';
 import { X86_PF_INSTR, X86_PF_USER, X86_PF_WRITE } from './walk.js';
 
 const VSYSCALL_END = VSYSCALL_ADDR + 0x1000n;
+
+/** Where it warns, as %pS says it. */
+const WARN_SITE = 'emulate_vsyscall_pf+0x1fb/0x2f0';
 
 /** What hangs on a call: its name and what it may write to, by argument. */
 interface VsyscallSpec {
@@ -106,8 +110,7 @@ export const emulate_vsyscall_pf = port(
     // This CPU has NX, and so tells fetches.
     const noFetch = (error_code & X86_PF_INSTR) === 0;
     const site = 'arch/x86/entry/vsyscall/vsyscall_64.c:139';
-    yield* trace.decide(fn, 'WARN_ON_ONCE(!(error_code & X86_PF_INSTR))', noFetch);
-    if (noFetch && kernel.once(site)) kernel.warn(here, site, 'emulate_vsyscall_pf+0x1fb/0x2f0', null);
+    yield* warnOnOnce(here, fn, '!(error_code & X86_PF_INSTR)', noFetch, site, WARN_SITE);
     return yield* __emulate_vsyscall(here, regs, address);
   },
 );

@@ -8,6 +8,7 @@ import { PAGE_SIZE } from '../../arch/kernel.js';
 import { u64 } from '../../emu/address.js';
 import { type Path, port } from '../../emu/path.js';
 import { E2BIG, EINVAL, ENOMEM, EOPNOTSUPP, ERANGE } from '../../kernel/errno.js';
+import { misaligned } from '../../mm/mmap_area.js';
 import { apply_to_existing_page_range, populate_kernel_tables } from '../../mm/pgtable_walk.js';
 import { free_vm_area, get_vm_area, VM_SPARSE, VM_USERMAP } from '../../mm/vmalloc.js';
 import type { BpfEnv } from '../env.js';
@@ -56,8 +57,7 @@ export const arena_map_alloc = port(
       return -EINVAL;
     }
 
-    const misaligned = (attr.map_extra & BigInt(PAGE_SIZE - 1)) !== 0n;
-    if (yield* trace.decide(fn, 'attr->map_extra & ~PAGE_MASK', misaligned)) return -EINVAL;
+    if (yield* trace.decide(fn, 'attr->map_extra & ~PAGE_MASK', misaligned(attr.map_extra))) return -EINVAL;
 
     if (yield* trace.decide(fn, 'vm_range > SZ_4G', vm_range > SZ_4G)) return -E2BIG;
 

@@ -5,15 +5,13 @@
  */
 import type { ThisCpu } from '../../arch/arch.js';
 import { PAGE_SIZE } from '../../arch/kernel.js';
-import { u64 } from '../../emu/address.js';
+import { pageOf, u64 } from '../../emu/address.js';
 import { type Delegate, type Path, port } from '../../emu/path.js';
 import { apply_to_page_range } from '../../mm/pgtable_walk.js';
 import type { BpfEnv } from '../env.js';
 import { main_prog } from '../program.js';
 import { __bpf_prog_report_arena_violation } from '../stream/report.js';
 import { apply_range_set_scratch_cb } from './arena_ptes.js';
-
-const PAGE_MASK = 0xffff_ffff_ffff_f000n;
 
 function* handle(
   here: ThisCpu,
@@ -25,7 +23,7 @@ function* handle(
 ): Path<boolean> {
   const { trace } = here;
   const fn = 'bpf_arena_handle_page_fault';
-  const page_addr = u64(addr & PAGE_MASK);
+  const page_addr = pageOf(addr);
 
   let prog = env.programs.bpf_prog_find_from_stack(here);
   yield* trace.decide(fn, 'bpf_prog_find_from_stack()', prog === null ? null : prog.aux.name);

@@ -8,10 +8,11 @@
  */
 import type { ThisCpu } from '../../arch/arch.js';
 import { PAGE_SHIFT, PAGE_SIZE } from '../../arch/kernel.js';
-import { u64 } from '../../emu/address.js';
+import { pageOf, u64 } from '../../emu/address.js';
 import { type Delegate, type Path, port } from '../../emu/path.js';
 import { EBUSY, EINVAL, ENOMEM } from '../../kernel/errno.js';
 import { raw_res_spin_unlock_irqrestore } from '../../kernel/rqspinlock.js';
+import { misaligned } from '../../mm/mmap_area.js';
 import { apply_to_existing_page_range, apply_to_page_range } from '../../mm/pgtable_walk.js';
 import { flush_tlb_kernel_range } from '../../mm/tlb.js';
 import type { BpfEnv } from '../env.js';
@@ -43,10 +44,6 @@ export const ALLOC_BATCH = (1 << (PAGE_SHIFT + 1)) / 8;
 /** Pages of the user mapping; 0 while there is none. */
 function pageCountMax(arena: bpf_arena): number {
   return Number(userVmSize(arena) >> BigInt(PAGE_SHIFT));
-}
-
-function misaligned(uaddr: bigint): boolean {
-  return (uaddr & BigInt(PAGE_SIZE - 1)) !== 0n;
 }
 
 /** bpf_map_alloc_pages(): `count` zeroed pages, or null with none taken. */
@@ -213,7 +210,7 @@ export const arena_free_pages: (
     const { trace } = here;
     const { memory } = env;
     const fn = 'arena_free_pages';
-    const uaddr32 = lo32(uaddr & ~BigInt(PAGE_SIZE - 1));
+    const uaddr32 = lo32(pageOf(uaddr));
     const kaddr = kernelAddress(arena, uaddr32);
     const full_uaddr = clear_lo32(arena.user_vm_start) + BigInt(uaddr32);
     const wanted = u64(full_uaddr + BigInt(page_cnt) * BigInt(PAGE_SIZE));

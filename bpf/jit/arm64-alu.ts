@@ -5,7 +5,6 @@
 import {
   BPF_ADD,
   BPF_ADDR_PERCPU,
-  BPF_ADDR_SPACE_CAST,
   BPF_ALU64,
   BPF_AND,
   BPF_ARSH,
@@ -40,6 +39,7 @@ import {
   BPF_X,
   BPF_XOR,
   type bpf_insn,
+  insn_is_cast_user,
 } from '../insn.js';
 import { A64_BPF_REG_0, is_addsub_imm, type jit_ctx, TMP_REG_1, TMP_REG_2 } from './arm64-context.js';
 import {
@@ -94,13 +94,6 @@ import {
   A64_UXTW,
 } from './arm64-insn.js';
 
-type LogicOp = typeof BPF_AND | typeof BPF_OR | typeof BPF_XOR;
-
-/** insn_is_cast_user() */
-function insn_is_cast_user({ off, imm }: bpf_insn): boolean {
-  return off === BPF_ADDR_SPACE_CAST && imm === 1 << 16;
-}
-
 /** Answers that build_insn() has no case for the instruction. */
 export const UNKNOWN = 'unknown';
 export type Built = undefined | typeof UNKNOWN;
@@ -133,7 +126,7 @@ function build_mov(ctx: jit_ctx, insn: bpf_insn): Built {
   const is64 = BPF_CLASS(insn.code) === BPF_ALU64;
   const dst = ctx.reg(insn.dst_reg);
   const src = ctx.reg(insn.src_reg);
-  if (is64 && insn_is_cast_user(insn)) {
+  if (insn_is_cast_user(insn)) {
     build_cast_user(ctx, dst, src);
     return undefined;
   }
@@ -198,52 +191,57 @@ function build_end(ctx: jit_ctx, insn: bpf_insn): Built {
   }
 }
 
-function divide(insn: bpf_insn) {
-  return insn.off === 0 ? A64_UDIV : A64_SDIV;
+/** Operations that are one instruction of three registers. */
+const REGISTERS: ReadonlyMap<number, typeof A64_ADD> = new Map([
+  [BPF_ADD, A64_ADD],
+  [BPF_SUB, A64_SUB],
+  [BPF_AND, A64_AND],
+  [BPF_OR, A64_ORR],
+  [BPF_XOR, A64_EOR],
+  [BPF_MUL, A64_MUL],
+  [BPF_LSH, A64_LSLV],
+  [BPF_RSH, A64_LSRV],
+  [BPF_ARSH, A64_ASRV],
+]);
+
+/** Shifts that have their distance in them. */
+const SHIFTS: ReadonlyMap<number, typeof A64_LSL> = new Map([
+  [BPF_LSH, A64_LSL],
+  [BPF_RSH, A64_LSR],
+  [BPF_ARSH, A64_ASR],
+]);
+
+/** Logical operations with an immediate, as far as it can be encoded. */
+const LOGIC: ReadonlyMap<number, typeof A64_AND_I> = new Map([
+  [BPF_AND, A64_AND_I],
+  [BPF_OR, A64_ORR_I],
+  [BPF_XOR, A64_EOR_I],
+]);
+
+/** BPF_DIV and BPF_MOD. */
+function build_division(ctx: jit_ctx, insn: bpf_insn, is64: boolean, dst: number, by: number): void {
+  const divide = insn.off === 0 ? A64_UDIV : A64_SDIV;
+  if (BPF_OP(insn.code) === BPF_DIV) {
+    ctx.emit(divide(is64, dst, dst, by));
+  } else {
+    ctx.emit(divide(is64, TMP_REG_1, dst, by));
+    ctx.emit(A64_MSUB(is64, dst, dst, TMP_REG_1, by));
+  }
 }
 
 function build_alu_x(ctx: jit_ctx, insn: bpf_insn): Built {
   const is64 = BPF_CLASS(insn.code) === BPF_ALU64;
   const dst = ctx.reg(insn.dst_reg);
   const src = ctx.reg(insn.src_reg);
-  switch (BPF_OP(insn.code)) {
-    case BPF_ADD:
-      ctx.emit(A64_ADD(is64, dst, dst, src));
-      return undefined;
-    case BPF_SUB:
-      ctx.emit(A64_SUB(is64, dst, dst, src));
-      return undefined;
-    case BPF_AND:
-      ctx.emit(A64_AND(is64, dst, dst, src));
-      return undefined;
-    case BPF_OR:
-      ctx.emit(A64_ORR(is64, dst, dst, src));
-      return undefined;
-    case BPF_XOR:
-      ctx.emit(A64_EOR(is64, dst, dst, src));
-      return undefined;
-    case BPF_MUL:
-      ctx.emit(A64_MUL(is64, dst, dst, src));
-      return undefined;
-    case BPF_DIV:
-      ctx.emit(divide(insn)(is64, dst, dst, src));
-      return undefined;
-    case BPF_MOD:
-      ctx.emit(divide(insn)(is64, TMP_REG_1, dst, src));
-      ctx.emit(A64_MSUB(is64, dst, dst, TMP_REG_1, src));
-      return undefined;
-    case BPF_LSH:
-      ctx.emit(A64_LSLV(is64, dst, dst, src));
-      return undefined;
-    case BPF_RSH:
-      ctx.emit(A64_LSRV(is64, dst, dst, src));
-      return undefined;
-    case BPF_ARSH:
-      ctx.emit(A64_ASRV(is64, dst, dst, src));
-      return undefined;
-    default:
-      return UNKNOWN;
+  const op = BPF_OP(insn.code);
+  if (op === BPF_DIV || op === BPF_MOD) {
+    build_division(ctx, insn, is64, dst, src);
+    return undefined;
   }
+  const encode = REGISTERS.get(op);
+  if (encode === undefined) return UNKNOWN;
+  ctx.emit(encode(is64, dst, dst, src));
+  return undefined;
 }
 
 function build_alu_k(ctx: jit_ctx, insn: bpf_insn): Built {
@@ -258,36 +256,34 @@ function build_alu_k(ctx: jit_ctx, insn: bpf_insn): Built {
     case BPF_SUB:
       build_sub_k(ctx, is64, dst, imm);
       return undefined;
-    case BPF_AND:
-    case BPF_OR:
-    case BPF_XOR:
-      build_logic_k(ctx, op, is64, dst, imm);
-      return undefined;
-    case BPF_MUL:
-      ctx.emit_a64_mov_i(is64, TMP_REG_1, imm);
-      ctx.emit(A64_MUL(is64, dst, dst, TMP_REG_1));
-      return undefined;
     case BPF_DIV:
-      ctx.emit_a64_mov_i(is64, TMP_REG_1, imm);
-      ctx.emit(divide(insn)(is64, dst, dst, TMP_REG_1));
+    case BPF_MOD: {
+      const by = op === BPF_DIV ? TMP_REG_1 : TMP_REG_2;
+      ctx.emit_a64_mov_i(is64, by, imm);
+      build_division(ctx, insn, is64, dst, by);
       return undefined;
-    case BPF_MOD:
-      ctx.emit_a64_mov_i(is64, TMP_REG_2, imm);
-      ctx.emit(divide(insn)(is64, TMP_REG_1, dst, TMP_REG_2));
-      ctx.emit(A64_MSUB(is64, dst, dst, TMP_REG_1, TMP_REG_2));
+    }
+    default: {
+      const shift = SHIFTS.get(op);
+      if (shift === undefined) return build_with_k(ctx, op, is64, dst, imm);
+      ctx.emit(shift(is64, dst, dst, imm));
       return undefined;
-    case BPF_LSH:
-      ctx.emit(A64_LSL(is64, dst, dst, imm));
-      return undefined;
-    case BPF_RSH:
-      ctx.emit(A64_LSR(is64, dst, dst, imm));
-      return undefined;
-    case BPF_ARSH:
-      ctx.emit(A64_ASR(is64, dst, dst, imm));
-      return undefined;
-    default:
-      return UNKNOWN;
+    }
   }
+}
+
+/** An immediate where it can be encoded, or else a register with it. */
+function build_with_k(ctx: jit_ctx, op: number, is64: boolean, dst: number, imm: number): Built {
+  const encode = REGISTERS.get(op);
+  if (encode === undefined) return UNKNOWN;
+  const a64_insn = LOGIC.get(op)?.(is64, dst, dst, imm) ?? null;
+  if (a64_insn !== null) {
+    ctx.emit(a64_insn);
+  } else {
+    ctx.emit_a64_mov_i(is64, TMP_REG_1, imm);
+    ctx.emit(encode(is64, dst, dst, TMP_REG_1));
+  }
+  return undefined;
 }
 
 function build_sub_k(ctx: jit_ctx, is64: boolean, dst: number, imm: number): void {
@@ -298,28 +294,6 @@ function build_sub_k(ctx: jit_ctx, is64: boolean, dst: number, imm: number): voi
   } else {
     ctx.emit_a64_mov_i(is64, TMP_REG_1, imm);
     ctx.emit(A64_SUB(is64, dst, dst, TMP_REG_1));
-  }
-}
-
-function logic(op: LogicOp) {
-  switch (op) {
-    case BPF_AND:
-      return { immediate: A64_AND_I, register: A64_AND };
-    case BPF_OR:
-      return { immediate: A64_ORR_I, register: A64_ORR };
-    case BPF_XOR:
-      return { immediate: A64_EOR_I, register: A64_EOR };
-  }
-}
-
-function build_logic_k(ctx: jit_ctx, op: LogicOp, is64: boolean, dst: number, imm: number): void {
-  const { immediate, register } = logic(op);
-  const a64_insn = immediate(is64, dst, dst, imm);
-  if (a64_insn !== null) {
-    ctx.emit(a64_insn);
-  } else {
-    ctx.emit_a64_mov_i(is64, TMP_REG_1, imm);
-    ctx.emit(register(is64, dst, dst, TMP_REG_1));
   }
 }
 

@@ -50,67 +50,16 @@ export interface JitImage {
   readonly subprogramsKnown: boolean;
 }
 
-export class jit_ctx {
-  /** Index of the next instruction in words of 32 bits. */
-  idx = 0;
-  epilogue_offset = 0;
-  /** In words, as the previous body left it. */
-  readonly offset: number[];
-  readonly used_callee_reg: number[] = [];
-  fp_used = false;
-  stack_size = 0;
-  /** Instructions go into the image; set by turns when there is one. */
-  write = false;
-  image: JitImage | null = null;
-  extable: ExtableSpec[] = [];
-  /** BPF slot that is being compiled, for messages. */
-  slot: number | null = null;
+/** What programs and trampolines emit alike: moves of immediates, and calls. */
+export abstract class A64Emitter {
+  abstract emit(insn: number): void;
 
-  constructor(
-    readonly fn: JitFunction,
-    readonly place: JitPlace,
-    readonly options: JitOptions,
-  ) {
-    this.offset = new Array<number>(fn.insns.length + 1).fill(0);
-  }
+  /** Address of the next instruction. */
+  abstract get pc(): bigint;
 
-  emit(insn: number): void {
-    if (this.image !== null && this.write) this.image.words[this.idx] = insn;
-    this.idx++;
-  }
-
-  /** A branch, whose distance is right in the pass that writes only. */
-  emitBranch(encode: () => number): void {
-    this.emit(this.write ? encode() : 0);
-  }
-
-  /** Throws what the kernel would print. */
-  fail(message: string, errno = -EINVAL): never {
-    throw new JitError(message, this.slot, errno);
-  }
-
-  /** Runs what encodes instructions; operands without an encoding become a JitError. */
-  encoding<T>(build: () => T): T {
-    try {
-      return build();
-    } catch (error) {
-      if (error instanceof InsnError) this.fail(error.message);
-      throw error;
-    }
-  }
-
-  /** Register of a BPF register. */
-  reg(bpf: number): number {
-    const a64 = bpf2a64[bpf];
-    if (a64 === undefined) return this.fail(`R${bpf} is invalid`);
-    return a64;
-  }
-
-  check_imm(bits: number, imm: number): void {
-    if ((imm > 0 && imm >> bits !== 0) || (imm < 0 && ~imm >> bits !== 0)) {
-      const slot = String(this.slot).padStart(2);
-      this.fail(`bpf_jit: [${slot}] imm=${imm}(0x${(imm >>> 0).toString(16)}) out of range`);
-    }
+  /** False while that is not known: calls go through a register then, as those that are far. */
+  get placed(): boolean {
+    return true;
   }
 
   emit_a64_mov_i(is64: boolean, reg: number, val: number): void {
@@ -155,6 +104,85 @@ export class jit_ctx {
     this.emit(A64_MOVK(true, reg, block(32n), 32));
   }
 
+  emit_call(target: bigint): void {
+    const distance = BigInt.asIntN(64, target - this.pc);
+    const far = distance < -SZ_128M || distance >= SZ_128M;
+    if (!this.placed || target === 0n || far) {
+      this.emit_addr_mov_i64(TMP_REG_1, target);
+      this.emit(A64_BLR(TMP_REG_1));
+    } else {
+      if ((distance & 3n) !== 0n) {
+        throw new InsnError('label_imm_common: A64 instructions must be word aligned');
+      }
+      this.emit(A64_BL(Number(distance) / AARCH64_INSN_SIZE));
+    }
+  }
+}
+
+export class jit_ctx extends A64Emitter {
+  /** Index of the next instruction in words of 32 bits. */
+  idx = 0;
+  epilogue_offset = 0;
+  /** In words, as the previous body left it. */
+  readonly offset: number[];
+  readonly used_callee_reg: number[] = [];
+  fp_used = false;
+  stack_size = 0;
+  /** Instructions go into the image; set by turns when there is one. */
+  write = false;
+  image: JitImage | null = null;
+  extable: ExtableSpec[] = [];
+  /** BPF slot that is being compiled, for messages. */
+  slot: number | null = null;
+
+  constructor(
+    readonly fn: JitFunction,
+    readonly place: JitPlace,
+    readonly options: JitOptions,
+  ) {
+    super();
+    this.offset = new Array<number>(fn.insns.length + 1).fill(0);
+  }
+
+  override emit(insn: number): void {
+    if (this.image !== null && this.write) this.image.words[this.idx] = insn;
+    this.idx++;
+  }
+
+  /** A branch, whose distance is right in the pass that writes only. */
+  emitBranch(encode: () => number): void {
+    this.emit(this.write ? encode() : 0);
+  }
+
+  /** Throws what the kernel would print. */
+  fail(message: string, errno = -EINVAL): never {
+    throw new JitError(message, this.slot, errno);
+  }
+
+  /** Runs what encodes instructions; operands without an encoding become a JitError. */
+  encoding<T>(build: () => T): T {
+    try {
+      return build();
+    } catch (error) {
+      if (error instanceof InsnError) this.fail(error.message);
+      throw error;
+    }
+  }
+
+  /** Register of a BPF register. */
+  reg(bpf: number): number {
+    const a64 = bpf2a64[bpf];
+    if (a64 === undefined) return this.fail(`R${bpf} is invalid`);
+    return a64;
+  }
+
+  check_imm(bits: number, imm: number): void {
+    if ((imm > 0 && imm >> bits !== 0) || (imm < 0 && ~imm >> bits !== 0)) {
+      const slot = String(this.slot).padStart(2);
+      this.fail(`bpf_jit: [${slot}] imm=${imm}(0x${(imm >>> 0).toString(16)}) out of range`);
+    }
+  }
+
   emit_a64_add_i(is64: boolean, dst: number, src: number, tmp: number, imm: number): void {
     if (is_addsub_imm(imm)) {
       this.emit(A64_ADD_I(is64, dst, src, imm));
@@ -166,33 +194,24 @@ export class jit_ctx {
     }
   }
 
+  override get pc(): bigint {
+    return this.place.image + BigInt(this.idx * AARCH64_INSN_SIZE);
+  }
+
+  override get placed(): boolean {
+    return this.image !== null;
+  }
+
   /** tmp = register + base of the arena */
   emit_arena_address(tmp: number, reg: number): void {
     if (this.fn.arena === null) this.fail('access to an arena in a program without one');
     this.emit(A64_ADD(true, tmp, reg, ARENA_VM_START));
   }
 
-  /** Address of the next instruction. */
-  get pc(): bigint {
-    return this.place.image + BigInt(this.idx * AARCH64_INSN_SIZE);
-  }
-
   /** bpf_jit_get_func_addr(): 0 for a subprogram whose address is not known yet. */
   callTarget(insn: bpf_insn, slot: number): bigint {
     if (insn.src_reg === BPF_PSEUDO_CALL && this.image?.subprogramsKnown !== true) return 0n;
     return this.place.callTarget(slot);
-  }
-
-  emit_call(target: bigint): void {
-    const distance = BigInt.asIntN(64, target - this.pc);
-    const far = distance < -SZ_128M || distance >= SZ_128M;
-    if (this.image === null || target === 0n || far) {
-      this.emit_addr_mov_i64(TMP_REG_1, target);
-      this.emit(A64_BLR(TMP_REG_1));
-    } else {
-      if ((distance & 3n) !== 0n) this.fail('label_imm_common: A64 instructions must be word aligned');
-      this.emit(A64_BL(Number(distance) / AARCH64_INSN_SIZE));
-    }
   }
 
   /** Distance in words of a jump `off` slots behind the one after `slot`, from the branch at its end. */

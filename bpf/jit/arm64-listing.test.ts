@@ -31,7 +31,8 @@ import {
   BPF_XOR,
   type bpf_insn,
 } from '../insn.js';
-import { body, type Compilation, IMAGE, ldImm64, raw } from './arm64-testing.js';
+import { body, type Compilation, IMAGE } from './arm64-testing.js';
+import { ldImm64, raw } from './jit-testing.js';
 
 const disassembler = await loadDisassembler();
 

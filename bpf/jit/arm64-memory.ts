@@ -14,15 +14,14 @@ import {
   BPF_MEM,
   BPF_MEMSX,
   BPF_MODE,
-  BPF_PROBE_ATOMIC,
   BPF_PROBE_MEM,
   BPF_PROBE_MEM32,
   BPF_PROBE_MEM32SX,
   BPF_PROBE_MEMSX,
   BPF_SIZE,
-  BPF_STX,
   BPF_W,
   type bpf_insn,
+  isArenaAccess,
 } from '../insn.js';
 import { type Built, UNKNOWN } from './arm64-alu.js';
 import {
@@ -154,12 +153,8 @@ export function add_exception_handler(
 ): void {
   if (ctx.image === null || !ctx.write) return;
   const mode = BPF_MODE(insn.code);
-  const cls = BPF_CLASS(insn.code);
-  const isArena =
-    mode === BPF_PROBE_MEM32 ||
-    (cls === BPF_LDX && mode === BPF_PROBE_MEM32SX) ||
-    (cls === BPF_STX && mode === BPF_PROBE_ATOMIC);
-  const isProbe = cls === BPF_LDX && (mode === BPF_PROBE_MEM || mode === BPF_PROBE_MEMSX);
+  const isArena = isArenaAccess(insn);
+  const isProbe = BPF_CLASS(insn.code) === BPF_LDX && (mode === BPF_PROBE_MEM || mode === BPF_PROBE_MEMSX);
   if (!isArena && !isProbe) return;
   const { clear, address, write } = faulting;
   ctx.extable.push({

@@ -20,8 +20,9 @@ import {
   type bpf_insn,
 } from '../insn.js';
 import { bpf_arch_uaddress_limit, bpf_jit_supports_insn } from './arm64.js';
-import { type Compilation, compile, EXIT, ldImm64, mov, movK, raw } from './arm64-testing.js';
+import { type Compilation, compile } from './arm64-testing.js';
 import { JitError } from './jit.js';
+import { EXIT, ldImm64, mov, movK, raw } from './jit-testing.js';
 
 const ldx = (mode: number, size: number, dst: number, src: number, off: number): bpf_insn =>
   raw(BPF_LDX | mode | size, dst, src, off);

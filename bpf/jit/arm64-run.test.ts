@@ -61,9 +61,10 @@ import {
   BPF_XOR,
   type bpf_insn,
 } from '../insn.js';
-import { compile, EXIT, ldImm64, mov, raw, USER_VM_START } from './arm64-testing.js';
+import { compile } from './arm64-testing.js';
 import { type InterpreterMemory, interpret } from './fake-interpreter.js';
 import type { JitOptions } from './jit.js';
+import { EXIT, ldImm64, mov, raw, USER_VM_START } from './jit-testing.js';
 
 const engine = new NativeEngine();
 const machines: TestMachine[] = [];

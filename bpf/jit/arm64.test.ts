@@ -4,7 +4,6 @@ import {
   BPF_ALU,
   BPF_ALU64,
   BPF_AND,
-  BPF_ATOMIC,
   BPF_B,
   BPF_CALL,
   BPF_CMPXCHG,
@@ -13,13 +12,11 @@ import {
   BPF_H,
   BPF_JMP,
   BPF_LD_IMM64,
-  BPF_LDX,
   BPF_LOAD_ACQ,
   BPF_MEM,
   BPF_MEMSX,
   BPF_MOV,
   BPF_OR,
-  BPF_PROBE_ATOMIC,
   BPF_PROBE_MEM,
   BPF_PROBE_MEM32,
   BPF_PROBE_MEM32SX,
@@ -27,11 +24,8 @@ import {
   BPF_PSEUDO_CALL,
   BPF_PSEUDO_FUNC,
   BPF_PSEUDO_KFUNC_CALL,
-  BPF_ST,
   BPF_STORE_REL,
-  BPF_STX,
   BPF_W,
-  BPF_X,
   BPF_XCHG,
   BPF_XOR,
   type bpf_insn,
@@ -41,31 +35,26 @@ import {
   body,
   type Compilation,
   compile,
-  EXIT,
   extableHex,
   hexOf,
   IMAGE,
   KERN_VM_START,
-  ldImm64,
-  mov,
-  movK,
-  raw,
-  USER_VM_START,
 } from './arm64-testing.js';
-
-const ldx = (mode: number, size: number, dst: number, src: number, off: number): bpf_insn =>
-  raw(BPF_LDX | mode | size, dst, src, off);
-const stx = (mode: number, size: number, dst: number, off: number, src: number): bpf_insn =>
-  raw(BPF_STX | mode | size, dst, src, off);
-const st = (mode: number, size: number, dst: number, off: number, imm: number): bpf_insn =>
-  raw(BPF_ST | mode | size, dst, 0, off, imm);
-const probeAtomic = (size: number, op: number, dst: number, src: number, off: number): bpf_insn =>
-  raw(BPF_STX | BPF_PROBE_ATOMIC | size, dst, src, off, op);
-const atomic = (size: number, op: number, dst: number, src: number, off: number): bpf_insn =>
-  raw(BPF_STX | BPF_ATOMIC | size, dst, src, off, op);
-const castUser = (dst: number, src: number): bpf_insn =>
-  raw(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 1, 1 << 16);
-const mov32 = (dst: number, src: number): bpf_insn => raw(BPF_ALU | BPF_MOV | BPF_X, dst, src);
+import {
+  atomic,
+  castUser,
+  EXIT,
+  ldImm64,
+  ldx,
+  mov,
+  mov32,
+  movK,
+  probeAtomic,
+  raw,
+  st,
+  stx,
+  USER_VM_START,
+} from './jit-testing.js';
 
 const P32 = BPF_PROBE_MEM32;
 const SX = BPF_PROBE_MEM32SX;

@@ -25,16 +25,15 @@ import {
   BPF_LD,
   BPF_LD_IMM64,
   BPF_LDX,
-  BPF_LOAD_ACQ,
   BPF_MODE,
   BPF_NOSPEC,
   BPF_PROBE_ATOMIC,
   BPF_PSEUDO_CALL,
   BPF_PSEUDO_FUNC,
   BPF_ST,
-  BPF_STORE_REL,
   BPF_STX,
   BPF_W,
+  bpf_atomic_is_load_store,
   type bpf_insn,
 } from '../insn.js';
 import { type Built, build_alu, build_jmp, UNKNOWN } from './arm64-alu.js';
@@ -177,11 +176,12 @@ export const bpf_int_jit_compile: Jit = (
 
 /** Arena atomics of words and double words, but for loads and stores, need FEAT_LSE. */
 export function bpf_jit_supports_insn(
-  { code, imm }: bpf_insn,
+  insn: bpf_insn,
   in_arena: boolean,
   { lse }: Pick<JitOptions, 'lse'>,
 ): boolean {
-  if (!in_arena || imm === BPF_LOAD_ACQ || imm === BPF_STORE_REL) return true;
+  const { code } = insn;
+  if (!in_arena || bpf_atomic_is_load_store(insn)) return true;
   const isWord = code === (BPF_STX | BPF_ATOMIC | BPF_W) || code === (BPF_STX | BPF_ATOMIC | BPF_DW);
   return lse || !isWord;
 }

@@ -8,7 +8,6 @@ import { EINVAL } from '../../kernel/errno.js';
 import {
   BPF_ADD,
   BPF_ADDR_PERCPU,
-  BPF_ADDR_SPACE_CAST,
   BPF_ALU,
   BPF_ALU64,
   BPF_AND,
@@ -23,12 +22,14 @@ import {
   BPF_NEG,
   BPF_OP,
   BPF_OR,
+  BPF_REG_0,
   BPF_RSH,
   BPF_SRC,
   BPF_SUB,
   BPF_X,
   BPF_XOR,
   type bpf_insn,
+  insn_is_cast_user,
 } from '../insn.js';
 import { type JitArena, JitError } from './jit.js';
 import {
@@ -49,7 +50,6 @@ import {
   reg2hex,
 } from './x86-emit.js';
 
-const BPF_REG_0 = 0;
 /** rdx, where divisions leave the remainder. */
 const BPF_REG_3 = 3;
 /** rcx, where shifts without BMI2 take their count. */
@@ -200,10 +200,6 @@ function emitMove(prog: Prog, insn: bpf_insn, slot: number, arena: JitArena | nu
     throw new JitError(what, slot, -EINVAL);
   }
 }
-
-/** From the kernel's address space of the arena to that of user space. */
-export const insn_is_cast_user = ({ code, off, imm }: bpf_insn): boolean =>
-  code === (BPF_ALU64 | BPF_MOV | BPF_X) && off === BPF_ADDR_SPACE_CAST && imm === 1 << 16;
 
 /** Puts the upper half of user_vm_start above the lower half, unless that is zero: NULL stays NULL. */
 function emitCastUser(prog: Prog, dst_reg: number, src_reg: number, user_vm_start: bigint): void {

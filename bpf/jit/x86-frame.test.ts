@@ -22,23 +22,9 @@ import {
   type bpf_insn,
 } from '../insn.js';
 import { JitError } from './jit.js';
+import { atomic, castUser, EXIT, ldx, mov, movK, probeAtomic, raw } from './jit-testing.js';
 import { bpf_arch_uaddress_limit, bpf_jit_supports_insn } from './x86.js';
-import {
-  atomic,
-  castUser,
-  codeOf,
-  compile,
-  EXIT,
-  hexOf,
-  IMAGE,
-  KERN_VM_START,
-  ldx,
-  mov,
-  movK,
-  probeAtomic,
-  raw,
-  read,
-} from './x86-testing.js';
+import { codeOf, compile, hexOf, IMAGE, KERN_VM_START, read } from './x86-testing.js';
 
 const squeeze = (hex: string): string => hex.replaceAll(/\s/g, '');
 const NOTHING = { arena: null };

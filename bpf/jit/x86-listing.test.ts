@@ -43,7 +43,8 @@ import {
   BPF_XOR,
   type bpf_insn,
 } from '../insn.js';
-import { atomic, castUser, codeOf, ldx, probeAtomic, raw, read, st, stx } from './x86-testing.js';
+import { atomic, castUser, ldx, probeAtomic, raw, st, stx } from './jit-testing.js';
+import { codeOf, read } from './x86-testing.js';
 
 // What iced-x86 reads of each instruction, with every pair of registers and with random numbers.
 

@@ -30,13 +30,14 @@ import {
   BPF_PROBE_MEM32,
   BPF_PROBE_MEM32SX,
   BPF_PROBE_MEMSX,
+  BPF_REG_0,
   BPF_REG_AX,
   BPF_SIZE,
   BPF_ST,
-  BPF_STORE_REL,
   BPF_W,
   BPF_XCHG,
   BPF_XOR,
+  bpf_atomic_is_load_store,
   type bpf_insn,
 } from '../insn.js';
 import { JitError } from './jit.js';
@@ -62,7 +63,6 @@ import {
   X86_REG_R12,
 } from './x86-emit.js';
 
-const BPF_REG_0 = 0;
 const PAGE_SIZE = 0x1000n;
 
 /** Offsets of an instruction that needs an entry of the exception table, within the code of its slot. */
@@ -73,9 +73,6 @@ export interface Covered {
 
 /** What emitMemory() did: an instruction to cover, null for none, or undefined: there is no such code. */
 export type MemoryResult = Covered | null | undefined;
-
-const bpf_atomic_is_load_store = ({ imm }: bpf_insn): boolean =>
-  imm === BPF_LOAD_ACQ || imm === BPF_STORE_REL;
 
 /** bpf_size_to_x86_bytes(): bytes of the immediate of a store. */
 function bpf_size_to_x86_bytes(size: number): number {

@@ -57,18 +57,8 @@ import {
   type bpf_insn,
 } from '../insn.js';
 import { type InterpreterMemory, interpret } from './fake-interpreter.js';
-import {
-  alu32k,
-  alu64,
-  alu64k,
-  castUser,
-  compile,
-  EXIT,
-  ldImm64,
-  mov32,
-  raw,
-  USER_VM_START,
-} from './x86-testing.js';
+import { alu32k, alu64, alu64k, castUser, EXIT, ldImm64, mov32, raw, USER_VM_START } from './jit-testing.js';
+import { compile } from './x86-testing.js';
 
 // Random programs, run by the engine as the JIT compiles them, and by an interpreter.
 

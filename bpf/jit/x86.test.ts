@@ -31,11 +31,7 @@ import {
   alu64k,
   atomic,
   castUser,
-  codeOf,
-  compile,
   EXIT,
-  extableOf,
-  hexOf,
   ldImm64,
   ldx,
   mov,
@@ -45,7 +41,8 @@ import {
   raw,
   st,
   stx,
-} from './x86-testing.js';
+} from './jit-testing.js';
+import { codeOf, compile, extableOf, hexOf } from './x86-testing.js';
 
 const squeeze = (hex: string): string => hex.replaceAll(/\s/g, '');
 

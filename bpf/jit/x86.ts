@@ -26,18 +26,14 @@ import {
   BPF_JMP32,
   BPF_LD,
   BPF_LD_IMM64,
-  BPF_LDX,
-  BPF_MODE,
   BPF_OR,
-  BPF_PROBE_ATOMIC,
-  BPF_PROBE_MEM32,
-  BPF_PROBE_MEM32SX,
   BPF_PSEUDO_FUNC,
   BPF_REG_AX,
   BPF_STX,
   BPF_W,
   BPF_XOR,
   type bpf_insn,
+  isArenaAccess,
 } from '../insn.js';
 import { type Jit, JitError, type JitFunction } from './jit.js';
 import { emitAlu } from './x86-alu.js';
@@ -162,15 +158,6 @@ function emitImm64(prog: Prog, insn: bpf_insn, slot: number, { fn, place }: Jump
   } else {
     throw new JitError(`unresolved ld_imm64 with src_reg ${insn.src_reg}`, slot, -EINVAL);
   }
-}
-
-/** Whether the instruction counts on r12. */
-function isArenaAccess({ code }: bpf_insn): boolean {
-  const mode = BPF_MODE(code);
-  if (mode === BPF_PROBE_MEM32) return true;
-  return BPF_CLASS(code) === BPF_LDX
-    ? mode === BPF_PROBE_MEM32SX
-    : BPF_CLASS(code) === BPF_STX && mode === BPF_PROBE_ATOMIC;
 }
 
 /**

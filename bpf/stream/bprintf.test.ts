@@ -1,10 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
 import { drain } from '../../emu/path.js';
-import { EBUSY, EINVAL, ENOSPC } from '../../kernel/errno.js';
+import { EBUSY, EINVAL, ENOENT, ENOSPC } from '../../kernel/errno.js';
 import { FLAT, flatCpu, USER } from '../fake-flat-cpu.js';
 import { bpf_bprintf_prepare, bstr_printf } from './bprintf.js';
 import { BPF_STDOUT, utf8 } from './stream.js';
-import { bpf_stream_vprintk } from './stream_kfuncs.js';
+import { bpf_stream_vprintk, streamKfuncs } from './stream_kfuncs.js';
 
 const word = (value: number | bigint): bigint => BigInt.asUintN(64, BigInt(value));
 
@@ -147,7 +147,17 @@ describe('bpf_stream_vprintk()', () => {
     const { here, env, program } = setup();
     const prog = program('p');
     const print = (fmt: string, args: bigint[], len = args.length * 8) =>
-      drain(bpf_stream_vprintk(here, env, prog, BPF_STDOUT, utf8(fmt), args, len));
+      drain(
+        bpf_stream_vprintk(
+          here,
+          env,
+          prog,
+          BPF_STDOUT,
+          () => utf8(fmt),
+          () => args,
+          len,
+        ),
+      );
     const twelve = Array.from({ length: 12 }, (_, i) => BigInt(i));
     expect([print('%d'.repeat(12), twelve), print('%d', []), print('\x02', [])]).toEqual([
       0,
@@ -158,10 +168,22 @@ describe('bpf_stream_vprintk()', () => {
     expect([env.bprintf.level(0), here.current.preempt_count]).toEqual([0, 0]);
   });
 
+  test('looks at its stream and at the size first, and at memory when both are right', () => {
+    const { here, env, program } = setup();
+    program('p');
+    const vprintk = streamKfuncs(env).find(({ name }) => name === 'bpf_stream_vprintk');
+    if (vprintk === undefined) throw new Error('no kfunc');
+    const call = (...args: bigint[]) => drain(vprintk.body(here, args));
+    expect([call(7n, 0n, 0x10n, 8n), call(1n, 0n, 0x10n, 7n), call(1n, 0n, 0x10n, 104n)]).toEqual(
+      [-ENOENT, -EINVAL, -EINVAL].map((errno) => BigInt.asUintN(64, BigInt(errno))),
+    );
+    expect(() => call(1n, 0n, 0n, 0n)).toThrow('no format at 0x0');
+  });
+
   test('is busy when the CPU has no buffer left', () => {
     const { here, env, program, cpu } = setup();
     const prog = program('p');
-    const print = () => drain(bpf_stream_vprintk(here, env, prog, BPF_STDOUT, utf8('x'), null, 0));
+    const print = () => drain(bpf_stream_vprintk(here, env, prog, BPF_STDOUT, () => utf8('x'), null, 0));
     env.bprintf.setLevel(0, 3);
     expect([print(), print()]).toEqual([-EBUSY, -EBUSY]);
     expect([cpu.warnings.length, prog.aux.stream[0].capacity]).toEqual([1, 0]);

@@ -12,7 +12,7 @@ function setup() {
   const { here, cpu, env, program } = flatCpu();
   const prog = program('p');
   const vprintk = (to: bpf_prog, id: number, text: string, len = 0, hasArgs = len > 0) =>
-    drain(bpf_stream_vprintk(here, env, to, id, utf8(text), hasArgs ? [] : null, len));
+    drain(bpf_stream_vprintk(here, env, to, id, () => utf8(text), hasArgs ? () => [] : null, len));
   const print = (text: string) => vprintk(prog, BPF_STDOUT, text);
   return { log: cpu.log, env, prog, print, vprintk };
 }

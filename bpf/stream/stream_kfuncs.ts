@@ -23,8 +23,8 @@ import { bpf_stream_stage_report } from './stream_stage.js';
 
 /**
  * bpf_stream_vprintk()
- * @param fmt without its NUL
- * @param args the argument array, null when there is none
+ * @param fmt the format without its NUL: memory is read only behind the checks
+ * @param args the argument array, likewise; null when there is none
  * @param len__sz its size in bytes
  * @returns 0, -ENOENT, -EINVAL, -EBUSY, -ENOSPC, or -ENOMEM: those bytes count against the capacity for ever
  *   although nobody can read them
@@ -37,8 +37,8 @@ export const bpf_stream_vprintk = port(
     env: BpfEnv,
     prog: bpf_prog,
     stream_id: number,
-    fmt: Uint8Array,
-    args: readonly bigint[] | null,
+    fmt: () => Uint8Array,
+    args: (() => readonly bigint[]) | null,
     len__sz: number,
   ): Path<number> {
     const { trace } = here;
@@ -50,15 +50,16 @@ export const bpf_stream_vprintk = port(
     const test = 'data_len & 7 || data_len > MAX_BPRINTF_VARARGS * 8 || (data_len && !args)';
     if (yield* trace.decide(fn, test, bad)) return -EINVAL;
 
+    const format = fmt();
     const busy = bpf_try_get_buffers(here, env);
     if ((yield* trace.decide('bpf_bprintf_prepare', 'bpf_try_get_buffers(&buffers)', busy)) !== 0)
       return busy;
-    const bin_args = bpf_bprintf_prepare(here, fmt, (args ?? []).slice(0, len__sz / 8));
+    const bin_args = bpf_bprintf_prepare(here, format, args === null ? [] : args().slice(0, len__sz / 8));
     const prepared = typeof bin_args === 'number' ? bin_args : 0;
     yield* trace.decide(fn, 'bpf_bprintf_prepare()', prepared);
     let ret = prepared;
     if (typeof bin_args !== 'number') {
-      const text = bstr_printf(here, fmt, bin_args);
+      const text = bstr_printf(here, format, bin_args);
       ret = bpf_stream_push_str(here, env, prog, stream, text.finish(), text.length);
       yield* trace.decide(fn, 'bpf_stream_push_str(stream, data.buf, ret)', ret);
     }
@@ -96,20 +97,26 @@ function kernelString(here: ThisCpu, va: bigint): Uint8Array {
 /** Sizes are chosen. */
 export const STREAM_KFUNCS = { bpf_stream_vprintk: 0x240, bpf_stream_print_stack: 0xe0 };
 
+/** The register, 1 to 5, in which each is handed the prog->aux of its caller. */
+export const STREAM_AUX_REGISTERS = { bpf_stream_vprintk: 5, bpf_stream_print_stack: 2 };
+
 /** Both, as programs call them. */
 export function streamKfuncs(env: BpfEnv): Kfunc[] {
+  const caller = (
+    here: ThisCpu,
+    args: readonly bigint[],
+    name: keyof typeof STREAM_AUX_REGISTERS,
+  ): bpf_prog => callingProg(here, env, args[STREAM_AUX_REGISTERS[name] - 1] ?? 0n);
   function* vprintk(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
     const [, fmt = 0n, array = 0n] = args;
     const len = argU32(args, 3);
-    // An array that is refused for its size is not read.
-    const words = array === 0n ? null : kernelWords(here, array, Math.min(len >> 3, MAX_BPRINTF_VARARGS));
-    const prog = callingProg(here, env);
-    return returnInt(
-      yield* bpf_stream_vprintk(here, env, prog, argS32(args, 0), kernelString(here, fmt), words, len),
-    );
+    const words = array === 0n ? null : () => kernelWords(here, array, len / 8);
+    const format = () => kernelString(here, fmt);
+    const prog = caller(here, args, 'bpf_stream_vprintk');
+    return returnInt(yield* bpf_stream_vprintk(here, env, prog, argS32(args, 0), format, words, len));
   }
   function* print_stack(here: ThisCpu, args: readonly bigint[]): Path<bigint> {
-    const prog = callingProg(here, env);
+    const prog = caller(here, args, 'bpf_stream_print_stack');
     return returnInt(yield* bpf_stream_print_stack(here, env, prog, argS32(args, 0)));
   }
   return kfuncs(STREAM_KFUNCS, { bpf_stream_vprintk: vprintk, bpf_stream_print_stack: print_stack });

@@ -13,7 +13,8 @@ function setup(userPages = 1) {
   const flat = flatCpu(0, userPages);
   const { here, env } = flat;
   const prog = flat.program('stream_syscall');
-  const print = (text: string) => drain(bpf_stream_vprintk(here, env, prog, BPF_STDOUT, utf8(text), null, 0));
+  const print = (text: string) =>
+    drain(bpf_stream_vprintk(here, env, prog, BPF_STDOUT, () => utf8(text), null, 0));
   print('foo');
   const process = {
     bpf_prog_get: (fd: number) => (fd === FD ? prog : fd < 3 ? -EINVAL : -EBADF),

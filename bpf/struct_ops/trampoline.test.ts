@@ -235,6 +235,16 @@ ret`;
     expect(hex(code)).toBe(await assembled('arm64', ARM64, source, arm64Symbols));
   });
 
+  // emit_a64_mov_i64() is the JIT's: a value of 32 bits by w10, one with many ones from their side.
+  test.each([
+    [0x7n, 'movz w10, #7'],
+    [0x1234_8001n, 'movz w10, #0x8001\nmovk w10, #0x1234, lsl #16'],
+    [0xffff_ffff_ffff_fff0n, 'movn x10, #15'],
+  ])('moves cookie %s as the JIT moves any immediate', async (cookie, source) => {
+    const code = hex(prepareTrampolineArm64({ ...arm64What, cookie }, PLAIN));
+    expect(code).toContain(await assembled('arm64', 0n, `${source}\nstr x10, [sp]`, {}));
+  });
+
   test('is refused for more arguments than registers', () => {
     expect(() => prepareTrampolineArm64({ ...arm64What, nr_args: 9 }, PLAIN)).toThrow('registers carry 8');
   });

@@ -4,21 +4,16 @@
  *
  * Left out: the kCFI word, arguments on the stack, structures by value, tracing.
  */
-import { toSigned } from '../../emu/address.js';
 import { MachineRefusal } from '../../kernel/machine-refusal.js';
+import { A64Emitter, TMP_REG_1 } from '../jit/arm64-context.js';
 import {
   A64_ADD_I,
-  A64_BL,
-  A64_BLR,
   A64_BTI_JC,
   A64_CBZ,
   A64_FP,
   A64_LR,
   A64_LS_IMM,
   A64_MOV,
-  A64_MOVK,
-  A64_MOVN,
-  A64_MOVZ,
   A64_POP,
   A64_PUSH,
   A64_RET,
@@ -32,19 +27,23 @@ import { BPF_TRAMP_RUN_CTX_SIZE } from './trampoline.js';
 
 /** Words that registers carry. */
 const MAX_REGS = 8;
-const TMP = 10;
 const PROG = 19;
 const START = 20;
-const SZ_128M = 0x800_0000;
 const DOUBLEWORD = 3;
 
 /** The words of one trampoline. */
-class Code {
+class Code extends A64Emitter {
   readonly words: number[] = [];
-  constructor(readonly image: bigint) {}
+  constructor(readonly image: bigint) {
+    super();
+  }
 
-  emit(...words: readonly number[]): void {
+  override emit(...words: readonly number[]): void {
     this.words.push(...words);
+  }
+
+  override get pc(): bigint {
+    return this.image + BigInt(this.words.length * AARCH64_INSN_SIZE);
   }
 
   /** str xt, [sp, #off] */
@@ -56,38 +55,6 @@ class Code {
   load(rt: number, off: number): void {
     this.emit(A64_LS_IMM('load', DOUBLEWORD, rt, A64_SP, off));
   }
-
-  /** emit_addr_mov_i64(): three instructions, for addresses with ones in their upper 16 bits. */
-  moveAddress(rd: number, value: bigint): void {
-    const block = (shift: bigint): number => Number((value >> shift) & 0xffffn);
-    this.emit(
-      A64_MOVN(true, rd, ~block(0n) & 0xffff, 0),
-      A64_MOVK(true, rd, block(16n), 16),
-      A64_MOVK(true, rd, block(32n), 32),
-    );
-  }
-
-  /** emit_call(): bl where it reaches, else through x10. */
-  call(target: bigint): void {
-    const distance = toSigned(target) - toSigned(this.image) - this.words.length * AARCH64_INSN_SIZE;
-    if (distance >= -SZ_128M && distance < SZ_128M) {
-      this.emit(A64_BL(distance / AARCH64_INSN_SIZE));
-    } else {
-      this.moveAddress(TMP, target);
-      this.emit(A64_BLR(TMP));
-    }
-  }
-}
-
-/** emit_a64_mov_i64() of a cookie. */
-function moveCookie(code: Code, rd: number, cookie: bigint): void {
-  const blocks = [0, 16, 32, 48].map((shift) => ({
-    shift,
-    bits: Number((cookie >> BigInt(shift)) & 0xffffn),
-  }));
-  const [first = { shift: 0, bits: 0 }, ...rest] = blocks.filter(({ bits }) => bits !== 0).reverse();
-  code.emit(A64_MOVZ(true, rd, first.bits, first.shift));
-  for (const { shift, bits } of rest) code.emit(A64_MOVK(true, rd, bits, shift));
 }
 
 export const prepareTrampolineArm64: PrepareTrampoline = (what, options) => {
@@ -104,9 +71,8 @@ export const prepareTrampolineArm64: PrepareTrampoline = (what, options) => {
   if (options.branchTracking) code.emit(A64_BTI_JC);
   code.emit(A64_PUSH(A64_FP, A64_LR, A64_SP), A64_MOV(true, A64_FP, A64_SP));
   code.emit(A64_SUB_I(true, A64_SP, A64_SP, stack_size));
-  // store_func_meta(): a value of 32 bits goes through the 32-bit form.
-  code.emit(A64_MOVZ(false, TMP, nr_args, 0));
-  code.store(TMP, func_meta_off);
+  code.emit_a64_mov_i64(TMP_REG_1, BigInt(nr_args));
+  code.store(TMP_REG_1, func_meta_off);
   for (let i = 0; i < nr_args; i++) code.store(i, bargs_off + i * 8);
   code.store(PROG, regs_off);
   code.store(START, regs_off + 8);
@@ -114,21 +80,21 @@ export const prepareTrampolineArm64: PrepareTrampoline = (what, options) => {
   if (cookie === 0n) {
     code.store(A64_ZR, run_ctx_off);
   } else {
-    moveCookie(code, TMP, cookie);
-    code.store(TMP, run_ctx_off);
+    code.emit_a64_mov_i64(TMP_REG_1, cookie);
+    code.store(TMP_REG_1, run_ctx_off);
   }
-  code.moveAddress(PROG, what.prog);
+  code.emit_addr_mov_i64(PROG, what.prog);
   code.emit(A64_MOV(true, 0, PROG), A64_ADD_I(true, 1, A64_SP, run_ctx_off));
-  code.call(what.enter);
+  code.emit_call(what.enter);
   code.emit(A64_MOV(true, START, 0));
   const skip = code.words.length;
   code.emit(0);
   code.emit(A64_ADD_I(true, 0, A64_SP, bargs_off));
-  code.call(what.bpf_func);
+  code.emit_call(what.bpf_func);
   if (returns) code.store(0, retval_off);
   code.words[skip] = A64_CBZ(true, 0, code.words.length - skip);
   code.emit(A64_MOV(true, 0, PROG), A64_MOV(true, 1, START), A64_ADD_I(true, 2, A64_SP, run_ctx_off));
-  code.call(what.exit);
+  code.emit_call(what.exit);
 
   code.load(PROG, regs_off);
   code.load(START, regs_off + 8);

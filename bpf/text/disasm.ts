@@ -19,7 +19,8 @@ export interface BpfNames {
   target?(slot: number): string | null;
 }
 
-const ALU: Readonly<Record<number, string>> = {
+/** By BPF_OP. */
+export const bpf_alu_string: Readonly<Record<number, string>> = {
   [I.BPF_ADD]: '+=',
   [I.BPF_SUB]: '-=',
   [I.BPF_MUL]: '*=',
@@ -128,7 +129,7 @@ function alu({ code, dst_reg, src_reg, off, imm }: I.bpf_insn): string {
   }
   if (moves && off === I.BPF_ADDR_PERCPU) return `r${dst_reg} = &(void __percpu *)(r${src_reg})`;
   const sign = off === 1 && (op === I.BPF_DIV || op === I.BPF_MOD) ? 's' : '';
-  const name = ALU[op];
+  const name = bpf_alu_string[op];
   if (name === undefined) return `BUG_${hex2(code)}`;
   const left = `${reg}${dst_reg} ${sign}${name} `;
   if (I.BPF_SRC(code) === I.BPF_K) return `${left}${imm}`;
@@ -157,7 +158,7 @@ function stx({ code, dst_reg, src_reg, off, imm }: I.bpf_insn): string {
   const op = ATOMIC[imm & ~I.BPF_FETCH];
   if (op === undefined) return `BUG_${hex2(code)}`;
   if ((imm & I.BPF_FETCH) !== 0) return `r${src_reg} = atomic${wide}_fetch_${op}(${place}, r${src_reg})`;
-  return `lock *${place} ${ALU[imm]} r${src_reg}`;
+  return `lock *${place} ${bpf_alu_string[imm]} r${src_reg}`;
 }
 
 function jmp({ code, dst_reg, src_reg, off, imm }: I.bpf_insn, slot: number, names: BpfNames): string {

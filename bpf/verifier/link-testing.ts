@@ -1,6 +1,7 @@
 /** For tests: programs from text, and a JIT that shows what it was given. */
 import { EINVAL, ERANGE } from '../../kernel/errno.js';
-import type { Jit, JitFunction, JitOptions, JitPlace } from '../jit/jit.js';
+import type { Jit, JitFunction, JitPlace } from '../jit/jit.js';
+import { PLAIN } from '../jit/jit-testing.js';
 import { assembleBpf } from '../text/asm.js';
 import { print_bpf_insn } from '../text/disasm.js';
 import {
@@ -16,16 +17,6 @@ export const CALL_BASE = 0xffff_ffff_8120_0000n;
 const IMAGES = 0xffff_ffff_c000_0000n;
 /** prog->aux of every program here. */
 const AUX = 0xffff_8880_0aaa_a000n;
-
-export const OPTIONS: JitOptions = {
-  branchTracking: false,
-  pac: false,
-  return_thunk: null,
-  sls: false,
-  bmi2: true,
-  lse: true,
-  atomicEntries: 'store',
-};
 
 export const target = (fields: Partial<LinkCallTarget> = {}): LinkCallTarget => ({
   address: CALL_BASE + 0x1000n,
@@ -131,7 +122,7 @@ export function link(
     context: [],
     callBase: CALL_BASE,
     arch: ARCH,
-    options: OPTIONS,
+    options: PLAIN,
     aux: () => AUX,
     place: () => IMAGES + BigInt(0x100 * images++),
     ...fields,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import type { Jit, JitFunction, JitPlace } from '../jit/jit.js';
 import { JitError } from '../jit/jit.js';
+import { PLAIN } from '../jit/jit-testing.js';
 import { VerifierError } from './link.js';
 import {
   ARCH,
@@ -11,7 +12,6 @@ import {
   link,
   listing,
   MAPS,
-  OPTIONS,
   rewritten,
   TARGETS,
   target,
@@ -78,7 +78,7 @@ describe('calls', () => {
     return found.slice(found.length / 2);
   }
 
-  // A.2 rule 10.
+  // specialize_kfunc()
   test('where a program must not sleep, functions that need not', () => {
     expect(targetsOf(main, true)).toEqual([CALL_BASE + 0x1000n]);
     expect(targetsOf(main, false)).toEqual([CALL_BASE + 0x1100n]);
@@ -270,7 +270,7 @@ describe('subprograms', () => {
   });
 });
 
-// A.8.1: over the instructions as they are loaded, without maps; of subprograms over what is compiled.
+// Over the instructions as they are loaded, without maps; of subprograms over what is compiled.
 describe('tags', () => {
   test('of a main program', () => {
     const { functions } = link({ main: 'r1 = map[arena]\nr1 = addr_space_cast(r1, 0, 1)\nr0 = 0\nexit' });
@@ -364,6 +364,6 @@ describe('what else can go wrong', () => {
       return fakeJit()(fn, place, options);
     };
     link({ main: 'r0 = 0\nexit' }, { arch: { ...ARCH, jit } });
-    expect(seen[0]).toEqual({ ...OPTIONS, arch_bpf_timed_may_goto: CALL_BASE + 0x3000n });
+    expect(seen[0]).toEqual({ ...PLAIN, arch_bpf_timed_may_goto: CALL_BASE + 0x3000n });
   });
 });

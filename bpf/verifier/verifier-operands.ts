@@ -4,23 +4,10 @@
  */
 import { EACCES, EINVAL } from '../../kernel/errno.js';
 import * as I from '../insn.js';
+import { bpf_alu_string } from '../text/disasm.js';
 import type { Place } from './verifier.js';
 import { aluConstant } from './verifier-alu.js';
 import { type Range, reg_type_str, setOf, type Value, type Variant } from './verifier-value.js';
-
-const NAMES: Readonly<Record<number, string>> = {
-  [I.BPF_ADD]: '+=',
-  [I.BPF_SUB]: '-=',
-  [I.BPF_MUL]: '*=',
-  [I.BPF_DIV]: '/=',
-  [I.BPF_OR]: '|=',
-  [I.BPF_AND]: '&=',
-  [I.BPF_LSH]: '<<=',
-  [I.BPF_RSH]: '>>=',
-  [I.BPF_MOD]: '%=',
-  [I.BPF_XOR]: '^=',
-  [I.BPF_ARSH]: 's>>=',
-};
 
 const SCALAR: Variant = { type: 'SCALAR_VALUE', value: null };
 
@@ -96,7 +83,7 @@ function adjust_reg_min_max_vals(
   if (a.type === 'PTR_TO_ARENA') return a;
   if (b.type === 'PTR_TO_ARENA') return b;
   const op = I.BPF_OP(insn.code);
-  const name = NAMES[op] ?? '?';
+  const name = bpf_alu_string[op] ?? '?';
   const aScalar = a.type === 'SCALAR_VALUE';
   const bScalar = b.type === 'SCALAR_VALUE';
   if (aScalar && bScalar) return computed(insn, a, b);
@@ -124,7 +111,7 @@ function adjust_ptr_min_max_vals(
   }
   if (op !== I.BPF_ADD && op !== I.BPF_SUB) {
     const bitwise = op === I.BPF_AND || op === I.BPF_OR || op === I.BPF_XOR;
-    const name = NAMES[op] ?? '?';
+    const name = bpf_alu_string[op] ?? '?';
     return refuse(
       bitwise
         ? `bitwise operator ${name} on pointer prohibited`

@@ -10,7 +10,7 @@ const inArena = (text: string, fields: Parameters<typeof rewritten>[1] = {}): st
 describe('accesses to arena memory', () => {
   const cast = 'r1 = 0x7f7d26200010 ll\nr1 = addr_space_cast(r1, 0, 1)\n';
 
-  // A.2 of the encoding tables: modes 0xa0 (PROBE_MEM32), 0xc0 (PROBE_MEM32SX), 0xe0 (PROBE_ATOMIC).
+  // Modes 0xa0 (PROBE_MEM32), 0xc0 (PROBE_MEM32SX), 0xe0 (PROBE_ATOMIC).
   test.each([
     ['r2 = *(u8 *)(r1 + 1)', '(b1) r2 = *(u8 *)(r1 +1)'],
     ['r2 = *(u16 *)(r1 + 2)', '(a9) r2 = *(u16 *)(r1 +2)'],
@@ -91,7 +91,7 @@ describe('accesses to arena memory', () => {
 });
 
 describe('arithmetic', () => {
-  // A.2 rule 2: 64-bit operations with an arena pointer on either side become 32-bit ones, and give one.
+  // 64-bit operations with an arena pointer on either side become 32-bit ones, and give one.
   test.each([
     ['r1 += r6', '(0c) w1 += w6', 'r1'],
     ['r6 += r1', '(0c) w6 += w1', 'r6'],
@@ -213,7 +213,7 @@ describe('other memory', () => {
     );
   });
 
-  // A.2 rule 8.
+  // arm64: BPF_PROBE_MEM is wrapped in a comparison of the upper half of the address.
   test('with a limit for user addresses, their page tables are not asked', () => {
     const arch = { ...ARCH, uaddress_limit: 1n << 48n };
     const body =
@@ -283,7 +283,7 @@ describe('compare and exchange of 32 bits', () => {
   `;
   const stack = '*(u64 *)(r10 - 8) = 0\nr3 = r10\nr3 += -8';
 
-  // A.2 rule 7: a zero extension behind it, where all 64 bits count and the memory is no arena's.
+  // A zero extension behind it, where all 64 bits count and the memory is no arena's.
   test('extends its result where that is used', () => {
     expect(rewritten(text('r4 = r0', stack))).toContain('(bc) w0 = w0');
     expect(rewritten(text('w4 = w0', stack))).not.toContain('(bc) w0 = w0');
@@ -424,7 +424,7 @@ describe('paths', () => {
   });
 });
 
-// B.10.3 item 6; kernel/bpf/fixups.c
+// kernel/bpf/fixups.c
 describe('may_goto', () => {
   test('counts in the stack, and asks for the time', () => {
     const program = link({

@@ -132,6 +132,7 @@ describe.each(ISAS)('breaks on $isa', ({ isa, pc, counter, size, code, base }) =
     m.cpu.tellAccesses?.(ranges, () => true);
     expect(run(m, CODE, 1000)).toEqual(['count', 4, 4n, 3n]);
     expect(run(m, at(4), 1000)).toEqual(['count', 6, 4n, 7n]);
+    expect(run(m, at(3), 1)).toEqual(['count', 1, 4n, 7n]);
     // Also when it would have ended there, or in front of a break.
     expect(run(m, at(4), 6)).toEqual(['count', 6, 4n, 11n]);
     m.cpu.breakAt?.([at(4)]);

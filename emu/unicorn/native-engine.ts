@@ -16,7 +16,7 @@ export interface NativeEngineOptions {
 
 export class NativeEngine implements Engine {
   readonly version: string;
-  private readonly library: UnicornLibrary;
+  private readonly unicorn: UnicornLibrary;
   private readonly idle: IdleParts | null;
 
   /**
@@ -24,9 +24,9 @@ export class NativeEngine implements Engine {
    * @throws LibraryError when it cannot be used
    */
   constructor(path: string = libraryPath(), options: NativeEngineOptions = {}) {
-    this.library = openLibrary(path);
-    this.version = this.library.version;
-    this.idle = options.reuse === true ? new IdleParts(this.library.bindings) : null;
+    this.unicorn = openLibrary(path);
+    this.version = this.unicorn.version;
+    this.idle = options.reuse === true ? new IdleParts(this.unicorn.bindings) : null;
   }
 
   createRam(base: number, size: number): Ram {
@@ -38,10 +38,10 @@ export class NativeEngine implements Engine {
   }
 
   createCpu(isa: Isa, ram: Ram, options: CpuOptions): Cpu {
-    const { idle, library } = this;
-    if (idle === null) return new NativeCpu(library, isa, ram, options);
+    const { idle, unicorn } = this;
+    if (idle === null) return new NativeCpu(unicorn, isa, ram, options);
     return (
-      idle.takeCpu(isa, ram, options) ?? new NativeCpu(library, isa, ram, options, (cpu) => idle.keepCpu(cpu))
+      idle.takeCpu(isa, ram, options) ?? new NativeCpu(unicorn, isa, ram, options, (cpu) => idle.keepCpu(cpu))
     );
   }
 

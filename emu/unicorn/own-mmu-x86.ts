@@ -48,7 +48,7 @@ export class OwnX86Mmu {
   private readonly reset: Uint8Array;
   private readonly context: SavedContext;
   private readonly msr = new NativeBuffer(16);
-  private readonly library: UnicornLibrary;
+  private readonly unicorn: UnicornLibrary;
   private readonly pkruAt: number;
   private readonly errorCodeAt: number;
 
@@ -57,7 +57,7 @@ export class OwnX86Mmu {
    * @throws CalibrationError when the library does not show its error codes or has not the CPU
    */
   constructor(library: UnicornLibrary, ram: Ram) {
-    this.library = library;
+    this.unicorn = library;
     this.engine = new RawEngine(library.bindings, 'x86-64', [{ pa: ram.base, bytes: ram.bytes }], {
       model: UC_CPU_X86_ICELAKE_SERVER,
       tlb: UC_TLB_CPU,
@@ -80,7 +80,7 @@ export class OwnX86Mmu {
   set(state: OwnX86State): void {
     const { engine, context } = this;
     context.bytes.set(this.reset);
-    applyPrivilege(context.bytes, this.library.x86.privilege, state.user ? 'user' : 'kernel');
+    applyPrivilege(context.bytes, this.unicorn.x86.privilege, state.user ? 'user' : 'kernel');
     context.view.setUint32(this.pkruAt, state.pkru, true);
     engine.restoreContext(context);
     engine.write(UC_X86_REG_RFLAGS, state.ac ? EFLAGS | EFLAGS_AC : EFLAGS);

@@ -33,7 +33,7 @@ export interface TestOptions extends KfenceOptions {
   readonly directMap?: false;
 }
 
-/** The machine of spec 8: 64 MiB of ram, the pool in the last two, pointers as they are. */
+/** A machine with 64 MiB of ram, the pool in the last two, pointers as they are. */
 export class TestKfence {
   readonly kfence: Kfence;
   readonly memory: Memory;

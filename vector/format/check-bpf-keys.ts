@@ -120,13 +120,14 @@ class BpfChecker {
           );
         }
       }
+      const members = Object.keys(ops.members);
+      const missing = (member: string): string =>
+        `there is no member ${quoted(member)}${didYouMean(member, members)}`;
       for (const member of Object.keys(ops.args ?? {})) {
-        if (ops.members[member] === undefined)
-          this.#atKey([...path, 'args', member], `there is no member ${quoted(member)}`);
+        if (!members.includes(member)) this.#atKey([...path, 'args', member], missing(member));
       }
       ops.returns?.forEach((member, i) => {
-        if (ops.members[member] === undefined)
-          this.#at([...path, 'returns', i], `there is no member ${quoted(member)}`);
+        if (!members.includes(member)) this.#at([...path, 'returns', i], missing(member));
       });
     }
   }

@@ -146,6 +146,21 @@ describe('what does not fit the format', () => {
       `${CALL}config: {taint: Q}`,
       '4:17 `Q`: taint is letters of the flags, e.g. "OE"',
     ],
+    [
+      'a number that is not exact any more',
+      `${HEAD}steps: [{call: 0, cpu: 1e99}]`,
+      '3:24 1e+99: it must be at most 7',
+    ],
+    [
+      'a time that is none',
+      `${HEAD}clock: soon\nsteps: [{call: 0}]`,
+      '3:8 a number is wanted here, not text (`soon`)',
+    ],
+    [
+      'a member that a struct does not have',
+      `${HEAD}programs: { p: { bpf: exit } }\nstruct_ops: { o: { type: t, members: { enqueue: p }, args: { enqeue: 1 } } }\nsteps: [{test_run: p}]`,
+      '4:62 there is no member `enqeue`: did you mean `enqueue`?',
+    ],
     ['a CPU beyond all', `${HEAD}steps: [{call: 0, cpu: 9}]`, '3:24 9: it must be at most 7'],
   ])('%s', (_, text, message) => {
     expect(errorsOf(text)).toEqual([message]);

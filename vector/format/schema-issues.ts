@@ -15,8 +15,18 @@ export function schemaErrors(
   value: Value,
   issues: readonly Issue[],
 ): FixtureError[] {
-  const errors = issues.flatMap((issue) => explain(source, schema, value, [], issue));
+  const errors = worthTelling(issues).flatMap((issue) => explain(source, schema, value, [], issue));
   return errors.sort((a, b) => a.line - b.line || a.column - b.column);
+}
+
+/** A number that is too large to be exact is over its own bound as well, and that one says what would be right. */
+function worthTelling(issues: readonly Issue[]): Issue[] {
+  return issues.filter(
+    (issue) =>
+      issue.code !== 'too_big' ||
+      issue.maximum !== Number.MAX_SAFE_INTEGER ||
+      !issues.some((other) => other !== issue && other.path.join() === issue.path.join()),
+  );
 }
 
 function explain(source: Source, root: Schema, value: Value, base: Path, issue: Issue): FixtureError[] {
@@ -74,7 +84,7 @@ function invalidUnion(
   const inner = issue.errors[choice] ?? [];
   if (chosen === undefined || inner.length === 0)
     return [source.at(path, `${kindOf(got)} is not wanted here`)];
-  return inner.flatMap((each) => explain(source, chosen, value, path, each));
+  return worthTelling(inner).flatMap((each) => explain(source, chosen, value, path, each));
 }
 
 function wrongStep(source: Source, path: Path, got: Value): FixtureError | null {
@@ -216,8 +226,9 @@ function wanted(expected: string): string {
     case 'string':
       return 'text';
     case 'int':
-    case 'number':
       return 'a whole number';
+    case 'number':
+      return 'a number';
     case 'boolean':
       return 'true or false';
     default:

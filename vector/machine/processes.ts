@@ -111,6 +111,11 @@ export class Processes {
   /** do_exit() of a process, as far as it is about memory. */
   *exit(cpu: number, name: string): Path<undefined> {
     const { memory, cpus } = this.#system;
+    if (!this.#known.has(name)) {
+      throw new StepRefusal(
+        `there is no process ${name}: a step with \`process: ${name}\` or \`fork: ${name}\` makes it`,
+      );
+    }
     const { task, stack } = this.#process(name);
     const on = cpus.find(({ current }) => current === task);
     if (on !== undefined)

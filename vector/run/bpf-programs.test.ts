@@ -4,7 +4,7 @@ import { parseFixture } from '../format/load.js';
 import { Source } from '../format/source.js';
 import { runFixture } from './run-fixture.js';
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 const ARCHES = ['x86-64', 'arm64'] as const;
 
 /** What is wrong with a fixture, `line:column message | hint`, and what failed. */

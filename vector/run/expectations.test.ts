@@ -2,7 +2,7 @@
  * Every expectation of a fixture that passes is changed in turn: exactly that one must fail, by its name.
  * On the real machine, on both architectures. Together the fixtures have every key that the schema knows.
  */
-import { beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { isScalar, isSeq, parseDocument, visit } from 'yaml';
 import { NativeEngine } from '../../emu/unicorn/native-engine.js';
 import { buildMachine } from '../build/build-machine.js';
@@ -10,10 +10,13 @@ import { wherePath } from '../checks/failure.js';
 import { formatFixture } from '../format/format-file.js';
 import { parseFixture } from '../format/load.js';
 import { jsonSchema } from '../format/schema.js';
-import { type Path, parseYaml, Source } from '../format/source.js';
+import { type Path, Source } from '../format/source.js';
 import type { FixtureResult } from './result.js';
 import { runFixture } from './run-fixture.js';
 import { ARCHES, fixturesFor } from './testing.js';
+
+const engine = new NativeEngine(undefined, { reuse: true });
+afterAll(() => engine.close());
 
 /** Keys that say where to look: not expectations by themselves. */
 const PLACES = new Set(['at', 'va', 'level']);
@@ -107,15 +110,16 @@ function reportedAt(path: Path): Path {
 async function withBytes(text: string): Promise<string> {
   const loaded = parseFixture(new Source('all.yaml', text));
   if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
-  const { machine, images } = await buildMachine(loaded.fixture, new NativeEngine());
+  const { machine, images } = await buildMachine(loaded.fixture, engine);
   machine.close();
   return formatFixture(loaded.fixture, images);
 }
 
-async function run(text: string): Promise<FixtureResult> {
-  const loaded = parseFixture(new Source('all.yaml', text));
+async function run(text: string): Promise<FixtureResult & { readonly source: Source }> {
+  const source = new Source('all.yaml', text);
+  const loaded = parseFixture(source);
   if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
-  return runFixture(loaded.fixture, new NativeEngine());
+  return { ...(await runFixture(loaded.fixture, engine)), source };
 }
 
 const FIXTURES = ARCHES.flatMap((arch) =>
@@ -140,9 +144,7 @@ describe.each(FIXTURES)('%s', (_, source) => {
       const document = parseDocument(text);
       const node = document.getIn(path, true);
       document.setIn(path, changed(path, isSeq(node) ? [] : isScalar(node) ? node.value : null));
-      const { failures, errors, status } = await run(String(document));
-      const place = new Source('all.yaml', String(document));
-      parseYaml(place);
+      const { failures, errors, status, source: place } = await run(String(document));
       const { line, column } = place.valuePlace(reportedAt(path));
       if (path[0] === 'steps' || path[0] === 'expect') {
         expect(status).toBe('failed');

@@ -125,9 +125,10 @@ test('a child has the comm of its parent and a pid of its own', async () => {
 });
 
 test.each([
-  ['  - { exit: p }\n  - { user: load, process: p }', '11: process p has exited'],
-  ['  - { exit: p }\n  - { exit: p }', '11: process p has exited'],
-  ['  - { exit: p }\n  - { fork: p }', '11: process p has exited'],
+  ['  - { fork: p }\n  - { exit: p }\n  - { user: load, process: p }', '12: process p has exited'],
+  ['  - { fork: p }\n  - { exit: p }\n  - { exit: p }', '12: process p has exited'],
+  ['  - { exit: pp }', '10: there is no process pp: a step with `process: pp` or `fork: pp` makes it'],
+  ['  - { fork: p }\n  - { exit: p }\n  - { fork: p }', '12: process p has exited'],
   ['  - { fork: p }\n  - { fork: p }', '11: process p is there already'],
   ['  - { fork: p, process: p }', 'a process is not its own child: the child has another name'],
   [

@@ -8,7 +8,7 @@ import { Source } from '../format/source.js';
 import { isKfenceRefusal } from '../machine/kfence-machine.js';
 import { runFixture } from './run-fixture.js';
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 
 async function problems(text: string): Promise<string[]> {
   const loaded = parseFixture(new Source('f.yaml', text));

@@ -7,7 +7,7 @@ import { type Fixture, parseFixture } from '../format/load.js';
 import { Source } from '../format/source.js';
 import { runFixture } from './run-fixture.js';
 
-const engine = new NativeEngine();
+const engine = new NativeEngine(undefined, { reuse: true });
 
 interface Words {
   readonly arch: 'x86-64' | 'arm64';
