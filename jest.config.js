@@ -16,6 +16,7 @@ export default {
     'bpf',
     'cli',
     'debug',
+    'editors',
     'emu',
     'kernel',
     'mm',

@@ -350,6 +350,8 @@ export interface Arch {
   describeWalk(event: WalkEvent): string[];
   /** Meaning of the bits of an error code or ESR, for people. */
   describeFault(exception: string, code: bigint): string[];
+  /** What fault events call exceptions. */
+  readonly exceptionNames: readonly string[];
 }
 
 /** An exception-table entry as a fixture or a JIT asks for it. */

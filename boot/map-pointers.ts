@@ -23,7 +23,12 @@ export class MapPointers {
     this.#memory = memory;
   }
 
-  /** struct bpf_map *. Throws a MachineRefusal when there is no page for it. */
+  /** struct bpf_map * of a map that has one already, or null: for those who only look. */
+  known(map: bpf_map): bigint | null {
+    return this.#addresses.get(map) ?? null;
+  }
+
+  /** struct bpf_map *, which takes its place when it is first asked for. Throws a MachineRefusal when there is no page for it. */
   addressOf(map: bpf_map): bigint {
     const known = this.#addresses.get(map);
     if (known !== undefined) return known;

@@ -14,7 +14,7 @@ export interface GdbserverOptions {
 }
 
 /** Where QEMU listens, too. */
-export const DEFAULT_PORT = 1234;
+const DEFAULT_PORT = 1234;
 const LOOPBACK = '127.0.0.1';
 
 /** Serves a fixture to debuggers, until one of them ends the session; returns the exit status. */

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { LibraryError } from '../emu/unicorn/library.js';
 import { SetupError } from '../scripts/setup-error.js';
+import type { DapOptions } from './dap-command.js';
 import { debugArguments } from './debug-arguments.js';
 import type { DebugOptions, DebugScript } from './debug-command.js';
 import type { ExplainOptions } from './explain-command.js';
@@ -129,6 +130,24 @@ function createProgram(io: Io, done: (status: number) => void): Command {
     .action(async (file: string, options: GdbserverOptions) => {
       const { gdbserverCommand } = await import('./gdbserver-command.js');
       done(await gdbserverCommand(file, options, io));
+    });
+
+  program
+    .command('dap')
+    .description('let an editor debug runs of fixtures, over the Debug Adapter Protocol')
+    .addOption(
+      new Option(
+        '--port <number>',
+        'wait at a port of this computer instead of standard input, 0 for any that is free',
+      ).argParser(portNumber),
+    )
+    .addHelpText(
+      'after',
+      '\nThe editor starts it and says which fixture is to be debugged (docs/dap.md).\n\nExample:\n  npx kfault dap --port 4711',
+    )
+    .action(async (options: DapOptions) => {
+      const { dapCommand } = await import('./dap-command.js');
+      done(await dapCommand(options, io));
     });
 
   program

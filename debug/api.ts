@@ -3,12 +3,13 @@ import type { AccessType, Event } from '../emu/events.js';
 import type { Fixture } from '../vector/format/load.js';
 import type { EntryLevel } from '../vector/machine/machine.js';
 import type { FixtureResult } from '../vector/run/result.js';
-import type { Breakpoint, BreakpointSpec } from './breakpoints.js';
+import type { Breakpoint, BreakpointOptions, BreakpointSpec } from './breakpoints.js';
 import type { ChangeResult, RecordedChange } from './changes.js';
 import type { Position } from './position.js';
 import type { Stop } from './stop.js';
 import type {
   ArenaPagesView,
+  CodeLineView,
   FrameView,
   InstructionView,
   KfencePoolView,
@@ -45,6 +46,12 @@ export interface SessionMoves {
   stepOver(): Promise<Stop>;
   /** On to the next decision of a path, or with `all` also to the next entry or return; through guest code. */
   stepPath(steps?: PathSteps): Promise<Stop>;
+  /**
+   * One line, as an editor shows them: in guest code an instruction; in a path the next decision (with `all` also an
+   * entry or return), but not further than to where guest code goes on; between steps of the fixture the first
+   * instruction or decision of the next one, or the next boundary.
+   */
+  stepLine(steps?: PathSteps): Promise<Stop>;
   /** On to where guest code goes on behind the fault, or the run ends. Throws outside of a path. */
   finishFault(): Promise<Stop>;
   /** On to where the function returns: the ported one in a path, else the one that pc is in. */
@@ -61,12 +68,17 @@ export interface SessionMoves {
   stepOverBack(): Promise<Stop>;
   /** Back to the decision before (with `all`: entry or return, too). */
   stepPathBack(steps?: PathSteps): Promise<Stop>;
+  /** Back by one line: in guest code over faults, in a path not further than to the instruction that led into it. */
+  stepLineBack(steps?: PathSteps): Promise<Stop>;
   /** Back to the instruction that led into this path, before it is executed. Throws outside of a path. */
   finishFaultBack(): Promise<Stop>;
   /** Back to the call of the function; in a path, to its entry, and from there to that of its caller. */
   finishBack(): Promise<Stop>;
-  /** Back to the last breakpoint or watchpoint hit on the way here, or to the start. */
-  continueBack(): Promise<Stop>;
+  /**
+   * Back to the last breakpoint or watchpoint hit on the way here, or to the start. With `hitHere`, also where it
+   * stands already, when the instruction before has hit a watchpoint: for whoever goes back in front of that one.
+   */
+  continueBack(options?: { readonly hitHere?: boolean }): Promise<Stop>;
   nextFixtureStepBack(): Promise<Stop>;
 
   toStart(): Promise<Stop>;
@@ -107,6 +119,8 @@ export interface SessionViews {
    * from it on. Fewer where memory ends.
    */
   disassemble(address: bigint, count: number, before?: number): readonly InstructionView[];
+  /** Lines of the fixture's file that are instructions, with their addresses. */
+  codeLines(): readonly CodeLineView[];
   callStack(): readonly FrameView[];
   /** The walk of an address as hardware would do it now. `user` is as the code runs unless told. */
   walk(va: bigint, access?: AccessType, user?: boolean): WalkView;
@@ -134,8 +148,10 @@ export interface SessionViews {
   /** Everything that has a name and an address, ascending. */
   symbols(): readonly SymbolView[];
   /**
-   * The value of an expression as fixtures write them (`a.page(3)`, `write_cmask.store`, `0x1000 + 8`); `$name` is a
-   * register, `$pc` and `$sp` on both architectures. Throws a SessionError that says what is wrong.
+   * The value of an expression as fixtures write them (`a.page(3)`, `write_cmask.store`, `0x1000 + 8`), an unsigned
+   * 64-bit number. Besides: `$name` is a register, `$pc` and `$sp` on both architectures; `*(u32 *)ADDRESS` what
+   * stands in memory, `&NAME` is `NAME`; `/`, `%`, comparisons, `&&`, `||` and `!` are as in C, with 1 and 0. Throws a
+   * SessionError that says what is wrong.
    */
   evaluate(expression: string): bigint;
 }
@@ -146,7 +162,14 @@ export interface SessionBreakpoints {
    * Sets a breakpoint or watchpoint. Throws a SessionError for a function that is not ported, a length out of range,
    * and so on.
    */
-  addBreakpoint(spec: BreakpointSpec, options?: { readonly temporary?: boolean }): Breakpoint;
+  addBreakpoint(spec: BreakpointSpec, options?: BreakpointOptions): Breakpoint;
+  /**
+   * From now on it is a hit only where `expression` is not zero; null: always. Where it has no value at a hit, the
+   * session stops, and the stop says why. Throws a SessionError for what is no expression.
+   */
+  setCondition(id: number, expression: string | null): void;
+  /** The next `count` hits do not stop the session, forwards. Throws a SessionError for what is no count. */
+  setIgnore(id: number, count: number): void;
   /** Throws a SessionError when there is none with this number. */
   removeBreakpoint(id: number): void;
   enableBreakpoint(id: number, enabled: boolean): void;

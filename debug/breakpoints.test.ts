@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { type DebugSession, type StopReason, stopText } from './session.js';
-import { ARGS, engine, ISAS, OOPS_STEPS, SCRATCH_STEPS, sessionOf } from './testing.js';
+import { ARGS, engine, ISAS, OOPS_STEPS, SCRATCH_STEPS, sessionOf, sessionOfFile } from './testing.js';
 
 afterAll(() => engine.close());
 
@@ -40,7 +40,22 @@ const KFENCE_STEPS = `
   - { call: touch, registers: { ARG0: kfence.object(0) + 64 } }
 `;
 
+const ZEROES = [0, 0, 0, 0, 0, 0, 0];
+
 describe.each(ISAS)('breakpoints on %s', (isa) => {
+  test('on an exception take its name as people write it, and no other', async () => {
+    const session = await sessionOf(isa, SCRATCH_STEPS);
+    const [typed, name, wrong, meant] =
+      isa === 'arm64' ? ['data abort', 'Data Abort', 'Data Abor', 'Data Abort'] : ['pf', '#PF', '#PG', '#GP'];
+    const set = session.addBreakpoint({ kind: 'fault', exception: typed });
+    expect(set.spec).toEqual({ kind: 'fault', exception: name });
+    const { reason } = await session.continue();
+    expect(reason).toMatchObject({ kind: 'fault', hit: { id: set.id }, event: { exception: name } });
+    expect(() => session.addBreakpoint({ kind: 'fault', exception: wrong })).toThrow(
+      `there is no exception \`${wrong}\` on ${isa}: did you mean \`${meant}\`?`,
+    );
+  });
+
   test('on an address stop before the instruction each time it is come to, but not when it is tried again', async () => {
     const session = await sessionOf(isa, SCRATCH_STEPS);
     const spec = session.breakpointAt('write_word.store');
@@ -80,7 +95,7 @@ describe.each(ISAS)('breakpoints on %s', (isa) => {
     session.addBreakpoint({ kind: 'fault', exception: null });
     session.addBreakpoint({ kind: 'scratch' });
     session.addBreakpoint(session.breakpointAt('bpf_arena_handle_page_fault'));
-    session.addBreakpoint({ kind: 'fault', exception: 'no such exception' });
+    session.addBreakpoint({ kind: 'fault', exception: isa === 'arm64' ? 'PC Alignment' : '#SS' });
     const there = await stops(session);
     expect(there.map(([, { kind }]) => kind)).toEqual(['fault', 'function', 'scratch', 'fixture-step']);
     expect(texts(await stopsBack(session))).toEqual(texts(there));
@@ -173,6 +188,22 @@ describe.each(ISAS)('breakpoints on %s', (isa) => {
     expect((first?.after ?? 0n) !== 0n).toBe(true);
     expect(texts(await stopsBack(session))).toEqual(texts(there));
     session.close();
+  });
+
+  test('what another process has at a watched address is no change, and what it writes there is', async () => {
+    const session = await sessionOfFile(isa, 'arena-is-not-inherited-by-a-child');
+    const address = session.evaluate('word');
+    session.addBreakpoint({ kind: 'watch', address, length: 8, access: 'write' });
+    const forwards = await stops(session);
+    const seen = forwards.map(([, reason]) => ('hit' in reason ? reason.hit : null));
+    // The child writes; it, its child, and another child of the parent end.
+    expect(seen).toMatchObject([
+      { before: Uint8Array.of(0x11, ...ZEROES), after: Uint8Array.of(0x33, ...ZEROES) },
+      { before: Uint8Array.of(0x33, ...ZEROES), after: null },
+      { before: Uint8Array.of(0x33, ...ZEROES), after: null },
+      { before: Uint8Array.of(0x11, ...ZEROES), after: null },
+    ]);
+    expect(texts(await stopsBack(session))).toEqual(texts(forwards));
   });
 
   test('what cannot be is said in words', async () => {

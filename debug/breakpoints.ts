@@ -1,7 +1,8 @@
 /** What a session can be made to stop at. */
-import { hex } from '../emu/address.js';
+import type { Node } from '../vector/format/expression.js';
 import type { EntryLevel } from '../vector/machine/machine.js';
 import { SessionError } from './session-error.js';
+import { namedAddress } from './stop.js';
 
 /** Where guest code or a path is to stop. */
 export type BreakpointSpec =
@@ -37,18 +38,40 @@ export interface Breakpoint {
   readonly id: number;
   readonly spec: BreakpointSpec;
   readonly enabled: boolean;
-  /** Deleted when it is hit. */
+  /** Deleted when it has stopped the session. */
   readonly temporary: boolean;
-  /** How often it has stopped the session, forwards. */
+  /** An expression as SessionViews.evaluate() takes it: it is a hit where that is not zero. Null: everywhere. */
+  readonly condition: string | null;
+  /** How many hits are still passed over, forwards. */
+  readonly ignore: number;
+  /** How often it was hit forwards, with those that were passed over. */
   readonly hits: number;
   /** What it is for people: `write_cmask+0x4`, `function exc_page_fault`, `write of a.page(3), 8 bytes`. */
   readonly text: string;
 }
 
+export interface BreakpointOptions {
+  readonly temporary?: boolean;
+  readonly condition?: string;
+  readonly ignore?: number;
+}
+
 /** A breakpoint as the table keeps it. */
-export interface Entry extends Breakpoint {
+export interface Entry {
+  readonly id: number;
+  readonly spec: BreakpointSpec;
+  readonly temporary: boolean;
+  readonly text: string;
   enabled: boolean;
+  condition: Condition | null;
+  ignore: number;
   hits: number;
+}
+
+/** What has to hold, as it was typed and taken apart. */
+export interface Condition {
+  readonly text: string;
+  readonly node: Node;
 }
 
 /** The longest range that can be watched, in bytes. */
@@ -60,18 +83,18 @@ export class BreakpointTable {
   #last = 0;
 
   get all(): readonly Breakpoint[] {
-    return this.#entries;
+    return this.#entries.map(viewOf);
   }
 
   get enabled(): readonly Entry[] {
     return this.#entries.filter(({ enabled }) => enabled);
   }
 
-  add(spec: BreakpointSpec, temporary: boolean, text: string): Breakpoint {
+  add(entry: Omit<Entry, 'id' | 'enabled' | 'hits'>): Breakpoint {
     this.#last += 1;
-    const entry: Entry = { id: this.#last, spec, enabled: true, temporary, hits: 0, text };
-    this.#entries.push(entry);
-    return entry;
+    const added: Entry = { ...entry, id: this.#last, enabled: true, hits: 0 };
+    this.#entries.push(added);
+    return viewOf(added);
   }
 
   /** Throws a SessionError when there is none with this number. */
@@ -85,21 +108,19 @@ export class BreakpointTable {
     this.#entries.splice(this.#entries.indexOf(this.get(id)), 1);
   }
 
-  /** A move has ended at a breakpoint. */
-  hit(id: number): void {
-    const entry = this.#entries.find((each) => each.id === id);
-    if (entry === undefined) return;
-    entry.hits += 1;
-    if (entry.temporary) this.remove(id);
+  /** They have stopped the session. */
+  stopped(ids: Iterable<number>): void {
+    for (const id of ids) if (this.get(id).temporary) this.remove(id);
   }
+}
+
+function viewOf({ id, spec, enabled, temporary, condition, ignore, hits, text }: Entry): Breakpoint {
+  return { id, spec, enabled, temporary, condition: condition?.text ?? null, ignore, hits, text };
 }
 
 /** A breakpoint in a few words. */
 export function breakpointText(spec: BreakpointSpec, nameOf: (address: bigint) => string | null): string {
-  const at = (address: bigint): string => {
-    const name = nameOf(address);
-    return name === null ? hex(address) : `${hex(address)} <${name}>`;
-  };
+  const at = (address: bigint): string => namedAddress(address, nameOf);
   switch (spec.kind) {
     case 'address':
       return at(spec.address);

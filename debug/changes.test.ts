@@ -47,6 +47,29 @@ describe.each(ISAS)('changes on %s', (isa) => {
     session.close();
   });
 
+  test('of pc stop at a breakpoint that it is put to, each time and both ways, and go on from there', async () => {
+    const session = await sessionOf(isa, SPIN);
+    const [from, to] = ['spin.loop', 'touch.load'].map((each) => session.evaluate(each)) as [bigint, bigint];
+    for (const address of [from, to]) session.addBreakpoint({ kind: 'address', address });
+    await session.continue();
+    session.writeRegister('pc', to);
+    session.writeRegister(arg, session.evaluate('counter'));
+    const { tick } = session.position;
+    const reached = { reason: { kind: 'breakpoint', pc: to }, position: { tick, pc: to } };
+    expect(await session.continue()).toMatchObject(reached);
+    expect((await session.stepInstruction()).reason.kind).toBe('stepped');
+    expect(await session.continueBack()).toMatchObject(reached);
+    expect((await session.continueBack()).reason.kind).toBe('history-begin');
+    expect(await session.continue()).toMatchObject(reached);
+    expect((await session.continue()).reason).toMatchObject({ kind: 'end', status: 'passed' });
+    // Put back to where it stopped, it has stopped there already.
+    await session.toTick(tick);
+    session.writeRegister('pc', from);
+    session.writeRegister('pc', to);
+    expect((await session.stepInstruction()).reason.kind).toBe('stepped');
+    session.close();
+  });
+
   test('in a path are what the code goes on with', async () => {
     const session = await sessionOf(isa, SCRATCH_STEPS);
     session.addBreakpoint({ kind: 'scratch' });
@@ -108,4 +131,22 @@ describe.each(ISAS)('changes on %s', (isa) => {
     expect(session.changes).toEqual([]);
     session.close();
   });
+});
+
+test('a register that the machine cannot run by is not changed', async () => {
+  const session = await sessionOf('arm64', SPIN);
+  await session.stepInstruction();
+  const before = session.register('tcr_el1');
+  // TG1, bits 31:30: 0b10 is a granule of 4 KiB, 0b11 one of 64 KiB, which is not modelled.
+  expect((before >> 30n) & 3n).toBe(2n);
+  expect(() => session.writeRegister('tcr_el1', before | (1n << 30n))).toThrow(
+    expect.objectContaining({
+      name: 'SessionError',
+      message: expect.stringMatching(/^tcr_el1 cannot be changed: /),
+    }),
+  );
+  expect(session.register('tcr_el1')).toBe(before);
+  expect(session.changes).toEqual([]);
+  expect((await session.stepInstruction()).reason.kind).toBe('stepped');
+  session.close();
 });

@@ -1,9 +1,14 @@
 /** What a user changes while the machine stands still. */
+import type { ThisCpu } from '../arch/arch.js';
+import { ControlRegisterError } from '../arch/arm64/walk-control.js';
 import { hex } from '../emu/address.js';
 import { EngineError } from '../emu/cpu.js';
+import { RamError } from '../emu/ram.js';
 import type { EntryLevel } from '../vector/machine/machine.js';
+import { controlRefusal } from './control-values.js';
 import type { MachineRun } from './run.js';
 import { SessionError } from './session-error.js';
+import { namedAddress } from './stop.js';
 
 export type Change =
   | { readonly kind: 'register'; readonly cpu: number; readonly name: string; readonly value: bigint }
@@ -32,25 +37,23 @@ export interface ChangeResult {
   readonly text: string;
 }
 
-/** Makes a change. Throws a SessionError for what is not there. */
+/** Makes a change. Throws a SessionError for what is not there, and leaves the machine as it was. */
 export function applyChange(run: MachineRun, change: Change): void {
+  try {
+    make(run, change);
+  } catch (error) {
+    // Tables that the user has bent lead out of the ram.
+    if (error instanceof RamError) throw new SessionError(error.message);
+    throw error;
+  }
+}
+
+function make(run: MachineRun, change: Change): void {
   const { machine } = run;
   const { system } = machine;
   switch (change.kind) {
     case 'register': {
-      const here = system.here(change.cpu);
-      const { name, value } = change;
-      try {
-        here.cpu.write(name, value);
-      } catch (error) {
-        if (!(error instanceof EngineError)) throw error;
-        throw new SessionError(`${name} cannot be changed: ${error.message}`);
-      }
-      if (here.regs !== null) here.arch.setSavedRegister(here.regs, name, value);
-      // It may have been one that translations depend on.
-      if (here.arch.generalRegisters.includes(name) || name === here.arch.pcRegister) return;
-      here.mmu.refresh();
-      here.cpu.flushTlb();
+      changeRegister(system.here(change.cpu), change.name, change.value);
       return;
     }
     case 'memory': {
@@ -91,16 +94,34 @@ export function applyChange(run: MachineRun, change: Change): void {
   }
 }
 
+/** Where the machine cannot be what a register says, the register is what it was. */
+function changeRegister(here: ThisCpu, name: string, value: bigint): void {
+  const { arch, cpu, mmu, regs } = here;
+  const before = cpu.read(name);
+  // Translations depend on the others.
+  const translates = !arch.generalRegisters.includes(name) && name !== arch.pcRegister;
+  const refusal = translates ? controlRefusal((each) => cpu.read(each), name, value) : null;
+  if (refusal !== null) throw new SessionError(`${name} cannot be changed: ${refusal}`);
+  try {
+    cpu.write(name, value);
+    if (translates) mmu.refresh();
+  } catch (error) {
+    if (!(error instanceof EngineError || error instanceof ControlRegisterError)) throw error;
+    cpu.write(name, before);
+    if (translates) mmu.refresh();
+    throw new SessionError(`${name} cannot be changed: ${error.message}`);
+  }
+  if (regs !== null) arch.setSavedRegister(regs, name, value);
+  if (translates) cpu.flushTlb();
+}
+
 /** A change and what became of the ones behind it, for people. */
 export function changeText(
   { change }: RecordedChange,
   dropped: readonly RecordedChange[],
   nameOf: (address: bigint) => string | null,
 ): string {
-  const at = (address: bigint): string => {
-    const name = nameOf(address);
-    return name === null ? hex(address) : `${hex(address)} <${name}>`;
-  };
+  const at = (address: bigint): string => namedAddress(address, nameOf);
   const made = ((): string => {
     switch (change.kind) {
       case 'register':

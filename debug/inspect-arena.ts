@@ -2,14 +2,12 @@
 import { PAGE_SIZE } from '../arch/kernel.js';
 import { type bpf_arena, compute_pgoff, lo32 } from '../bpf/arena/arena_struct.js';
 import { toSigned } from '../emu/address.js';
-import { descend, isStop, PTE } from '../mm/descend.js';
+import { eachEntry } from '../vector/machine/arena-view.js';
 import type { SystemMachine } from '../vector/machine/system-machine.js';
 import type { ArenaPageState, ArenaPagesView, KfencePoolView } from './views.js';
 
 const STATES: readonly ArenaPageState[] = ['reserved', 'free', 'deferred', 'allocated', 'scratch'];
 const [RESERVED, FREE, DEFERRED, ALLOCATED, SCRATCH] = [0, 1, 2, 3, 4];
-/** Bytes that one table of leaf entries maps. */
-const TABLE_SPAN = 0x20_0000;
 
 export function arenaPages(machine: SystemMachine): ArenaPagesView[] {
   return [...machine.maps].flatMap(([name, map]) =>
@@ -26,30 +24,13 @@ function arenaView(machine: SystemMachine, name: string, arena: bpf_arena): Aren
     states.fill(DEFERRED, first, first + page_cnt);
   }
   const kernel = arena.kern_vm_start + BigInt(lo32(arena.user_vm_start));
-  markMapped(machine, arena, kernel, states);
-  return { name, kernel, user: arena.user_vm_start, pages, ranges: ranges(states) };
-}
-
-/** What the page tables have. */
-function markMapped(machine: SystemMachine, arena: bpf_arena, kernel: bigint, states: Uint8Array): void {
-  const { memory, ram } = machine.system;
-  const { pgtable } = memory;
-  const here = machine.system.here();
   const start = toSigned(kernel);
-  for (let page = 0; page < states.length; ) {
-    const va = start + page * PAGE_SIZE;
-    const table = descend(here, memory, memory.init_mm, va, PTE, false);
-    const index = Math.floor(va / PAGE_SIZE) & 511;
-    const count = Math.min(states.length - page, TABLE_SPAN / PAGE_SIZE - index);
-    if (!isStop(table)) {
-      for (let i = 0; i < count; i++) {
-        const entry = ram.readU64(table + (index + i) * 8);
-        if (entry === 0n || !pgtable.pte_present(entry)) continue;
-        states[page + i] = pgtable.pte_pa(entry) === arena.scratch_page ? SCRATCH : ALLOCATED;
-      }
-    }
-    page += count;
-  }
+  const { pgtable } = machine.system.memory;
+  eachEntry(machine.system, start, start + pages * PAGE_SIZE, (entry, va) => {
+    if (!pgtable.pte_present(entry)) return;
+    states[(va - start) / PAGE_SIZE] = pgtable.pte_pa(entry) === arena.scratch_page ? SCRATCH : ALLOCATED;
+  });
+  return { name, kernel, user: arena.user_vm_start, pages, ranges: ranges(states) };
 }
 
 function ranges(states: Uint8Array): ArenaPagesView['ranges'] {

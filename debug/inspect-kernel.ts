@@ -1,6 +1,7 @@
 /** The rest of what a stopped machine shows: address spaces, console, streams, steps of the fixture. */
 import { VM_EXEC, VM_READ, VM_SHARED, VM_WRITE } from '../arch/kernel.js';
 import { BPF_STDERR, BPF_STDOUT, bpf_stream_get, streamText } from '../bpf/stream/stream.js';
+import { u64 } from '../emu/address.js';
 import { UserMm, type Vma } from '../mm/mmap.js';
 import { wherePath } from '../vector/checks/failure.js';
 import type { SystemMachine } from '../vector/machine/system-machine.js';
@@ -8,7 +9,18 @@ import { stepText } from '../vector/report/explain-fixture.js';
 import { consoleLines } from '../vector/report/fault-story.js';
 import { consoleFormat } from '../vector/run/run-steps.js';
 import type { MachineRun, StepRecord } from './run.js';
-import type { RangeView, StepView, StreamView, VmaView } from './views.js';
+import type { CodeLineView, RangeView, StepView, StreamView, VmaView } from './views.js';
+
+export function codeLines({ images, fixture }: MachineRun): CodeLineView[] {
+  return images.flatMap(({ index, start, assembled }) =>
+    assembled.lines
+      .filter(({ instruction }) => instruction)
+      .map(({ line, offset }) => ({
+        address: u64(start + BigInt(offset)),
+        line: fixture.source.blockLine(['text', index, 'asm'], line),
+      })),
+  );
+}
 
 /** Mappings of the task that runs. */
 export function userMappings(run: MachineRun): VmaView[] {

@@ -18,6 +18,9 @@ const INSTRUCTION_MAX = 15;
 /** Frames that a call stack has at the most: a stack may be bent into a circle. */
 const FRAMES_MAX = 256;
 
+/** Bytes of a function that are looked through for what it does with its return address. */
+const BODY_MAX = 0x4000n;
+
 /** Registers with what the machine translates and runs by. */
 const SYSTEM =
   /^(cr\d|efer|[fgk]s_base|kernel_gs_base|gs_base|fs_base|dr\d|ttbr|tcr|sctlr|mair|far|esr|elr|spsr|vbar|tpidr|pstate|rflags|[cdefgs]s$)/;
@@ -201,12 +204,38 @@ export class Inspector {
     });
   }
 
-  /** Where the function that runs returns to; null for the outermost, and where the unwinder does not know. */
-  caller(): bigint | null {
-    const frames = this.#codeFrames();
+  /**
+   * Where the function that runs returns to, and the stack pointer then at least; null for the outermost, and where the
+   * unwinder does not know.
+   */
+  caller(): { readonly to: bigint; readonly sp: bigint } | null {
     const { sentinel } = this.here.cpu;
-    const outer = frames[1]?.pc ?? null;
-    return outer === null || outer === sentinel ? null : outer;
+    const to = this.#codeFrames()[1]?.pc ?? null;
+    if (to === null || to === sentinel) return null;
+    const sp = this.#run.spOf(this.#run.cpu);
+    return { to, sp: this.#linkRegister() === null ? sp + 1n : sp };
+  }
+
+  /** The return address of a function of arm64 that has not saved it, or has taken it back; null elsewhere. */
+  #linkRegister(): bigint | null {
+    const run = this.#run;
+    if (run.machine.arch.name !== 'arm64') return null;
+    const pc = run.pcOf(run.cpu);
+    const start = this.#functionStart(pc);
+    if (start === null || pc - start > BODY_MAX) return null;
+    let saved = false;
+    let before = false;
+    for (const { mnemonic, operands } of this.#decode(start, Number(pc - start) / 4)) {
+      const isPair = operands.startsWith('x29, x30,');
+      if (mnemonic === 'stp' && isPair) saved = true;
+      if (mnemonic === 'ldp' && isPair) {
+        before = saved;
+        saved = false;
+      }
+      // What stands behind a return is not come to from there.
+      if (mnemonic === 'ret') saved = before;
+    }
+    return saved ? null : run.register(run.cpu, 'x30');
   }
 
   /** @param path open calls of ported functions, outermost first */
@@ -226,7 +255,7 @@ export class Inspector {
     const run = this.#run;
     const { here } = this;
     const { arch } = here;
-    if (run.nesting === 1 && run.place !== 'path') return [];
+    if (!run.hasCode(run.cpu)) return [];
     const top = { pc: run.pcOf(run.cpu), sp: run.spOf(run.cpu) };
     // Of user code the unwinder knows nothing.
     if (this.userMode) return [top];
@@ -234,8 +263,12 @@ export class Inspector {
     if (own) here.regs = arch.captureRegs(here);
     try {
       const frames: { pc: bigint; sp: bigint | null }[] = [top];
+      // The kernel's unwinder goes by frame records alone.
+      const link = this.#linkRegister();
+      if (link !== null && link !== here.cpu.sentinel) frames.push({ pc: link, sp: null });
+      const { length } = frames;
       arch.arch_bpf_stack_walk(here, (ip, sp) => {
-        if (frames.length > 1 || ip !== top.pc) frames.push({ pc: ip, sp: sp === 0n ? null : sp });
+        if (frames.length > length || ip !== top.pc) frames.push({ pc: ip, sp: sp === 0n ? null : sp });
         return frames.length < FRAMES_MAX;
       });
       return frames;

@@ -62,8 +62,9 @@ export function stepOver(run: MachineRun, calls: { readonly to: bigint; readonly
     case 'start':
     case 'between':
     case 'end': {
-      const wanted = run.at?.kind === 'step' && run.at.phase === 'begins' ? 'ended' : 'begins';
-      return { check: (at) => (at.kind === 'step' && at.phase === wanted ? boundary(at) : null) };
+      const { at: from } = run;
+      if (from?.kind === 'step' && from.phase === 'begins') return overStep(from.path);
+      return { check: (at) => (at.kind === 'step' && at.phase === 'begins' ? boundary(at) : null) };
     }
     case 'code': {
       if (calls !== null) return toReturn(nesting, calls.to, calls.sp, STEPPED);
@@ -91,8 +92,21 @@ export function toReturn(nesting: number, to: bigint, sp: bigint, reason: StopRe
   };
 }
 
+/** On to the end of the step of the fixture whose code runs, past the steps in the middle of it. */
+export function toEndOfStep(nesting: number): Move {
+  return { check: (at, now) => outerEnd(at, now, nesting) };
+}
+
+/** On to the end of a step of the fixture, past those in the middle of it. */
+function overStep(path: readonly (string | number)[]): Move {
+  return {
+    check: (at) => (at.kind === 'step' && at.phase === 'ended' && at.path === path ? boundary(at) : null),
+  };
+}
+
 function overPath(run: MachineRun): Move {
   const { nesting, at: from } = run;
+  if (from?.kind === 'step' && from.phase === 'begins') return overStep(from.path);
   if (from?.kind !== 'event') return finishFault(run);
   const { level } = from;
   const entered = from.event.type === 'enter';

@@ -6,9 +6,11 @@ import type { CpuStop, Engine } from '../emu/cpu.js';
 import type { DecideEvent, EnterEvent, Event, LeaveEvent } from '../emu/events.js';
 import type { Delegate, Step as PathStep, Path as Running } from '../emu/path.js';
 import type { Guest, RunWatch } from '../emu/run.js';
+import type { Image } from '../vector/build/assemble-text.js';
 import { buildMachine } from '../vector/build/build-machine.js';
 import type { Failure } from '../vector/checks/failure.js';
 import type { Fixture } from '../vector/format/load.js';
+import { Names } from '../vector/format/names.js';
 import type { Step } from '../vector/format/schema-steps.js';
 import type { SystemMachine } from '../vector/machine/system-machine.js';
 import type { FixtureResult } from '../vector/run/result.js';
@@ -89,6 +91,7 @@ export interface StepRecord {
 /** A run of guest code, or a call into the kernel from outside. */
 interface Frame {
   readonly kind: 'run' | 'call';
+  readonly cpu: number;
   /** Calls of ported functions that are open in it. */
   level: number;
   /** The instruction that faulted is tried again. */
@@ -99,8 +102,10 @@ interface Frame {
 
 /** Milliseconds that a run goes on without letting others in: whoever wants to interrupt it, say. */
 const BREATH = 15;
-/** Instructions between two looks at the clock. */
+/** Instructions between two looks at the clock: the most, the fewest, and to begin with. */
 const BREATH_INSTRUCTIONS = 2_000_000;
+const BREATH_INSTRUCTIONS_MIN = 1000;
+const BREATH_INSTRUCTIONS_FIRST = 20_000;
 
 export class MachineRun implements RunWatch, StepObserver {
   readonly machine: SystemMachine;
@@ -119,13 +124,18 @@ export class MachineRun implements RunWatch, StepObserver {
 
   readonly #path: Iterator<PathStep, StepsResult, void>;
   readonly #begin = performance.now();
+  #names: Names | null = null;
   #goal: Goal = toTick(0);
   /** Why it is to stop, or stands still. */
   #reason: StopReason | null = null;
   #breathing = false;
-  #lastBreath = 0;
+  /** Not per move: one short move behind the other would never let anybody in. */
+  #lastBreath = performance.now();
+  /** Instructions between two looks at the clock: fewer where they take long, because their accesses are told. */
+  #stride = BREATH_INSTRUCTIONS_FIRST;
+  #strideBegin = 0;
   /** What is under way, the innermost last; the first is the fixture itself. */
-  readonly #frames: Frame[] = [{ kind: 'call', level: 0, retried: false, pathStart: 0 }];
+  readonly #frames: Frame[] = [{ kind: 'call', cpu: 0, level: 0, retried: false, pathStart: 0 }];
   #lastPath: readonly [start: number, end: number] = [0, 0];
   /** A call into the kernel has just ended: an outcome behind it is its own. */
   #callEnded = false;
@@ -133,13 +143,14 @@ export class MachineRun implements RunWatch, StepObserver {
 
   /** Builds a machine that stands at tick 0. Throws what buildMachine() throws. */
   static async build(fixture: Fixture, engine: Engine): Promise<MachineRun> {
-    const { machine } = await buildMachine(fixture, engine);
-    return new MachineRun(fixture, machine);
+    const { machine, images } = await buildMachine(fixture, engine);
+    return new MachineRun(fixture, machine, images);
   }
 
   private constructor(
     readonly fixture: Fixture,
     machine: SystemMachine,
+    readonly images: readonly Image[],
   ) {
     this.machine = machine;
     const { length } = machine.events;
@@ -153,6 +164,12 @@ export class MachineRun implements RunWatch, StepObserver {
       trace.patience = { ...trace.patience, now: () => 0 };
     }
     this.#path = stepsPath(fixture, machine, this)[Symbol.iterator]();
+  }
+
+  /** Names that expressions of the fixture may use, whether or not they have a value now. */
+  get names(): Names {
+    this.#names ??= new Names(this.fixture.data);
+    return this.#names;
   }
 
   /** Where code on a CPU goes on; in a path, where the exception says. */
@@ -186,6 +203,11 @@ export class MachineRun implements RunWatch, StepObserver {
     return this.#frames.reduce((sum, { kind }) => sum + (kind === 'run' ? 1 : 0), 0);
   }
 
+  /** Guest code of a CPU is under way, or was left for a path: its registers are those of code. */
+  hasCode(cpu: number): boolean {
+    return this.#frames.some((frame) => frame.kind === 'run' && frame.cpu === cpu);
+  }
+
   /** Runs and calls into the kernel under way, one inside the other. */
   get nesting(): number {
     return this.#frames.length;
@@ -210,14 +232,25 @@ export class MachineRun implements RunWatch, StepObserver {
       cpu.breakAt?.(goal.everyInstruction ? [] : goal.addresses);
       cpu.tellAccesses?.([], () => false);
     }
-    this.#lastBreath = performance.now();
     for (;;) {
+      if (this.#isOutOfBreath) {
+        if (await breathe()) return null;
+        this.#lastBreath = performance.now();
+      }
       this.#resume();
       if (!this.#breathing) return this.#reason;
       this.#breathing = false;
-      if (await breathe()) return null;
-      this.#lastBreath = performance.now();
     }
+  }
+
+  get #isOutOfBreath(): boolean {
+    return performance.now() - this.#lastBreath > BREATH;
+  }
+
+  #adaptStride(): void {
+    const took = performance.now() - this.#strideBegin;
+    if (took > BREATH) this.#stride = Math.max(BREATH_INSTRUCTIONS_MIN, Math.floor(this.#stride / 4));
+    else if (took < BREATH / 8) this.#stride = Math.min(BREATH_INSTRUCTIONS, this.#stride * 2);
   }
 
   close(): void {
@@ -265,10 +298,10 @@ export class MachineRun implements RunWatch, StepObserver {
         this.#pathEvent(event);
         return;
       case 'run':
-        this.#push('run');
+        this.#push('run', event.cpu);
         break;
       case 'host-call':
-        if (event.phase === 'start') this.#push('call');
+        if (event.phase === 'start') this.#push('call', event.cpu);
         else this.#pop();
         break;
       case 'outcome':
@@ -283,11 +316,17 @@ export class MachineRun implements RunWatch, StepObserver {
         break;
     }
     this.#callEnded = event.type === 'host-call' && event.phase === 'end';
-    this.#reason ??= this.#goal.notice(event, this);
+    this.#notice(event);
   }
 
-  #push(kind: Frame['kind']): void {
-    this.#frames.push({ kind, level: 0, retried: false, pathStart: this.machine.events.length });
+  /** Everything is told, also behind what stops the run: a place may be a hit of several breakpoints. */
+  #notice(event: Event): void {
+    const reason = this.#goal.notice(event, this);
+    this.#reason ??= reason;
+  }
+
+  #push(kind: Frame['kind'], cpu: number): void {
+    this.#frames.push({ kind, cpu, level: 0, retried: false, pathStart: this.machine.events.length });
   }
 
   #pop(): void {
@@ -319,7 +358,7 @@ export class MachineRun implements RunWatch, StepObserver {
     frame.level = event.type === 'leave' ? Math.max(0, level - 1) : level;
     this.#callEnded = false;
     this.marks.push({ tick: this.tick, level, nesting: this.nesting, event: this.machine.events.length - 1 });
-    this.#reason ??= this.#goal.notice(event, this);
+    this.#notice(event);
     if (this.#stopAt({ kind: 'event', event, level })) this.machine.system.here(cpu).trace.pausing = true;
   }
 
@@ -338,7 +377,7 @@ export class MachineRun implements RunWatch, StepObserver {
     this.place = 'code';
     if (this.#stopAt({ kind: 'code', cpu, retried })) {
       yield* guest.trace.pause(undefined);
-    } else if (performance.now() - this.#lastBreath > BREATH) {
+    } else if (this.#isOutOfBreath) {
       this.#breathing = true;
       yield* guest.trace.pause(undefined);
     }
@@ -346,12 +385,14 @@ export class MachineRun implements RunWatch, StepObserver {
     const { everyInstruction, addresses } = this.#goal;
     // An engine that cannot break by itself goes step by step.
     if (everyInstruction || (addresses.length > 0 && guest.cpu.breakAt === undefined)) return 1;
-    return Math.max(1, Math.min(this.#goal.tick - this.tick, BREATH_INSTRUCTIONS));
+    this.#strideBegin = performance.now();
+    return Math.max(1, Math.min(this.#goal.tick - this.tick, this.#stride));
   }
 
   after(guest: Guest, stop: CpuStop, executed: number): Delegate<void> {
     this.instructions += executed;
     this.tick += executed;
+    if (executed === this.#stride) this.#adaptStride();
     const span = this.code.at(-1);
     if (span !== undefined) {
       // Where an instruction stands that stopped can be stopped at, but nothing is executed at the sentinel.
@@ -359,7 +400,8 @@ export class MachineRun implements RunWatch, StepObserver {
       span.to = (stop.kind === 'exit' || over) && executed > 0 ? this.tick - 1 : this.tick;
     }
     if (stop.kind !== 'count') this.place = 'path';
-    this.#reason ??= this.#goal.ran?.(stop, this) ?? null;
+    const reason = this.#goal.ran?.(stop, this) ?? null;
+    this.#reason ??= reason;
     return guest.trace.immediate(undefined);
   }
 

@@ -8,14 +8,16 @@ import type { EntryLevel } from '../vector/machine/machine.js';
 import type { SessionBreakpoints, SessionChanges } from './api.js';
 import {
   type Breakpoint,
+  type BreakpointOptions,
   type BreakpointSpec,
   BreakpointTable,
   breakpointText,
+  type Condition,
   WATCH_MAX,
 } from './breakpoints.js';
 import { applyChange, type Change, type ChangeResult, changeText, type RecordedChange } from './changes.js';
 import { Inspector } from './inspect.js';
-import { evaluateText, registerName } from './names.js';
+import { evaluateText, parseTyped, registerName } from './names.js';
 import type { Position } from './position.js';
 import type { MachineRun } from './run.js';
 import { SessionError } from './session-error.js';
@@ -30,6 +32,8 @@ export abstract class SessionState
   readonly inspector: Inspector;
   #run: MachineRun;
   #stop: Stop;
+  /** pc when it stopped. */
+  #stoppedAt = 0n;
   #changes: RecordedChange[] = [];
   #running = false;
   #interrupted = false;
@@ -108,7 +112,13 @@ export abstract class SessionState
 
   protected settle(reason: StopReason): Stop {
     this.#stop = this.#stopFor(reason);
+    this.#stoppedAt = this.pc;
     return this.#stop;
+  }
+
+  /** The user has put pc elsewhere: code goes on at an instruction that it has not stopped in front of. */
+  protected get isMoved(): boolean {
+    return this.#run.place === 'code' && this.pc !== this.#stoppedAt;
   }
 
   /** What there is where it stands, for moves that ask for a place and not for a reason. */
@@ -137,7 +147,7 @@ export abstract class SessionState
   // Breakpoints.
 
   get breakpoints(): readonly Breakpoint[] {
-    return this.table.all.map((each) => ({ ...each }));
+    return this.table.all;
   }
 
   protected get breakAddresses(): readonly bigint[] {
@@ -148,16 +158,33 @@ export abstract class SessionState
     return portedFunctions();
   }
 
-  addBreakpoint(
-    spec: BreakpointSpec,
-    { temporary = false }: { readonly temporary?: boolean } = {},
-  ): Breakpoint {
-    this.#checkSpec(spec);
-    const text = breakpointText(spec, (address) => this.nameOf(address));
-    return { ...this.table.add(spec, temporary, text) };
+  addBreakpoint(spec: BreakpointSpec, options: BreakpointOptions = {}): Breakpoint {
+    const { temporary = false, condition = null, ignore = 0 } = options;
+    const checked = this.#checked(spec);
+    checkIgnore(ignore);
+    const text = breakpointText(checked, (address) => this.nameOf(address));
+    return this.table.add({ spec: checked, temporary, text, condition: this.#condition(condition), ignore });
   }
 
-  #checkSpec(spec: BreakpointSpec): void {
+  setCondition(id: number, expression: string | null): void {
+    const entry = this.table.get(id);
+    entry.condition = this.#condition(expression);
+  }
+
+  setIgnore(id: number, count: number): void {
+    const entry = this.table.get(id);
+    checkIgnore(count);
+    entry.ignore = count;
+  }
+
+  #condition(text: string | null): Condition | null {
+    return text === null ? null : { text: text.trim(), node: parseTyped(text, this.#run) };
+  }
+
+  #checked(spec: BreakpointSpec): BreakpointSpec {
+    if (spec.kind === 'fault' && spec.exception !== null) {
+      return { ...spec, exception: this.#exceptionNamed(spec.exception) };
+    }
     if (spec.kind === 'function' && !this.functions.includes(spec.fn)) {
       throw new SessionError(
         `no ported function is called \`${spec.fn}\`${didYouMean(spec.fn, [...this.functions])}`,
@@ -176,6 +203,18 @@ export abstract class SessionState
         throw new SessionError(`there is no step ${spec.number}: the fixture has ${count}`);
       }
     }
+    return spec;
+  }
+
+  /** The name that events have for what a user calls an exception: `pf` is `#PF`. */
+  #exceptionNamed(typed: string): string {
+    const { arch } = this.#run.machine;
+    const plain = (name: string): string => name.replace(/^#/, '').toLowerCase();
+    const name = arch.exceptionNames.find((each) => plain(each) === plain(typed.trim()));
+    if (name !== undefined) return name;
+    throw new SessionError(
+      `there is no exception \`${typed}\` on ${arch.name}${didYouMean(typed, [...arch.exceptionNames])}`,
+    );
   }
 
   removeBreakpoint(id: number): void {
@@ -248,4 +287,9 @@ export abstract class SessionState
   protected forgetChanges(): void {
     this.#changes = [];
   }
+}
+
+function checkIgnore(count: number): void {
+  if (Number.isSafeInteger(count) && count >= 0) return;
+  throw new SessionError(`${count} is no number of hits to pass over: it is 0 or more`);
 }

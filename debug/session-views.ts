@@ -5,6 +5,7 @@ import type { SessionViews } from './api.js';
 import type { Inspector } from './inspect.js';
 import { arenaPages, kfencePool } from './inspect-arena.js';
 import {
+  codeLines,
   consoleText,
   fixtureStepViews,
   kernelRanges,
@@ -16,6 +17,7 @@ import { evaluateText, symbolViews } from './names.js';
 import type { MachineRun } from './run.js';
 import type {
   ArenaPagesView,
+  CodeLineView,
   FrameView,
   InstructionView,
   KfencePoolView,
@@ -75,6 +77,9 @@ export abstract class ViewedSession implements SessionViews {
   }
   disassemble(address: bigint, count: number, before = 0): readonly InstructionView[] {
     return this.inspector.disassemble(address, count, before, this.breakAddresses);
+  }
+  codeLines(): readonly CodeLineView[] {
+    return codeLines(this.run);
   }
   callStack(): readonly FrameView[] {
     return this.inspector.callStack(this.path().stack);

@@ -13,6 +13,7 @@ import {
   pathStepOverBefore,
   runBegin,
 } from './history.js';
+import { lineBefore, stepLine } from './line-moves.js';
 import {
   finishFault,
   finishFunction,
@@ -22,6 +23,7 @@ import {
   stepInstruction,
   stepOver,
   stepPath,
+  toEndOfStep,
   toReturn,
   until,
 } from './moves.js';
@@ -32,7 +34,7 @@ import type { Stop, StopReason } from './stop.js';
 import { Watching } from './watching.js';
 
 export * from './api.js';
-export type { Breakpoint, BreakpointSpec } from './breakpoints.js';
+export type { Breakpoint, BreakpointOptions, BreakpointSpec } from './breakpoints.js';
 export type { Change, ChangeResult, RecordedChange } from './changes.js';
 export type { Place, Position } from './position.js';
 export { type Stop, type StopReason, stepText, stopText, valueText } from './stop.js';
@@ -68,6 +70,10 @@ class Session extends SessionState implements DebugSession {
     return this.#forward(() => stepPath(steps));
   }
 
+  stepLine(steps: PathSteps = 'decisions'): Promise<Stop> {
+    return this.#forward(() => stepLine(this.run, steps));
+  }
+
   finishFault(): Promise<Stop> {
     return this.#forward(() => {
       this.#needsPath();
@@ -83,8 +89,8 @@ class Session extends SessionState implements DebugSession {
       const name = this.inspector.functionAt(this.pc);
       const outer = this.inspector.caller();
       // The outermost function returns to the host: the step of the fixture is over then.
-      if (outer === null) return nextFixtureStep();
-      return toReturn(run.nesting, outer, this.sp + 1n, { kind: 'finished', fn: name, value: undefined });
+      if (outer === null) return toEndOfStep(run.nesting);
+      return toReturn(run.nesting, outer.to, outer.sp, { kind: 'finished', fn: name, value: undefined });
     });
   }
 
@@ -134,6 +140,10 @@ class Session extends SessionState implements DebugSession {
     return this.#back(() => pathStepBefore(this.run, steps));
   }
 
+  stepLineBack(steps: PathSteps = 'decisions'): Promise<Stop> {
+    return this.#back(() => lineBefore(this.run, steps));
+  }
+
   finishFaultBack(): Promise<Stop> {
     return this.#back(() => {
       this.#needsPath();
@@ -147,30 +157,33 @@ class Session extends SessionState implements DebugSession {
       if (run.place === 'path') return this.#goBack(functionEntry(run));
       if (run.place !== 'code') throw new SessionError('nothing runs here that was called');
       const outer = this.inspector.caller();
-      const { sp } = this;
+      // The outermost function is called by the host.
+      if (outer === null) return this.#goBack(runBegin(run));
       const { nesting, tick } = run;
-      const calls = outer === null ? [] : this.inspector.callsBefore(outer);
+      const calls = this.inspector.callsBefore(outer.to);
       const found = await this.#lastOf(tick, {
         addresses: calls,
         check: (at, now) =>
           at.kind === 'code' &&
           now.nesting === nesting &&
           calls.includes(now.pcOf(at.cpu)) &&
-          now.spOf(at.cpu) > sp
+          now.spOf(at.cpu) >= outer.sp
             ? { kind: 'stepped' }
             : null,
       });
-      // The outermost function is called by the host.
       return this.#goBack(found?.tick ?? runBegin(this.run));
     });
   }
 
-  continueBack(): Promise<Stop> {
+  continueBack({ hitHere = false }: { readonly hitHere?: boolean } = {}): Promise<Stop> {
     return this.#exclusive(async () => {
-      const found = await this.#lastOf(this.run.tick, onwards);
+      const found = await this.#lastOf(this.run.tick, onwards, hitHere);
       if (found === null) return this.#goBack(null);
       await this.#replay(found.tick);
-      return this.settle(this.interruptedHere ?? found.reason);
+      if (this.isInterrupted) return this.settle({ kind: 'interrupted' });
+      const { reason } = found;
+      if ('hit' in reason && reason.hit !== null) this.table.stopped([reason.hit.id]);
+      return this.settle(reason);
     });
   }
 
@@ -217,11 +230,11 @@ class Session extends SessionState implements DebugSession {
     return this.#exclusive(async () => {
       if (this.run.ended) throw new SessionError('the run is over: it only goes back from here');
       const move = begin();
-      const watching = new Watching(this.table.enabled, this.#tells);
+      const watching = new Watching(this.table.enabled, this.#tells, 'forwards');
       watching.refresh(this.run);
-      const reason = await this.#advance(goalOf(watching, move), watching);
-      const hit = reason !== null && 'hit' in reason ? reason.hit : null;
-      if (hit !== null) this.table.hit(hit.id);
+      const here = this.isMoved ? checkMoved(watching, this.run) : null;
+      const reason = here ?? (await this.#advance(goalOf(watching, move), watching));
+      this.table.stopped(watching.stopped);
       return this.settle(reason ?? this.interruptedHere ?? this.reasonHere());
     });
   }
@@ -238,9 +251,12 @@ class Session extends SessionState implements DebugSession {
     );
   }
 
-  /** The last place before a tick at which a move or a breakpoint would stop. Leaves the session at that tick. */
-  async #lastOf(tick: number, move: Move): Promise<Found | null> {
-    const watching = new Watching(move === onwards ? this.table.enabled : [], this.#tells);
+  /**
+   * The last place before a tick at which a move or a breakpoint would stop. Leaves the session at that tick.
+   * @param hitHere a watchpoint that is hit at the tick itself counts, too
+   */
+  async #lastOf(tick: number, move: Move, hitHere = false): Promise<Found | null> {
+    const watching = new Watching(move === onwards ? this.table.enabled : [], this.#tells, 'backwards');
     const goal = goalOf(watching, move);
     let found: Found | null = null;
     let pending: StopReason | null = null;
@@ -250,17 +266,21 @@ class Session extends SessionState implements DebugSession {
         ...goal,
         tick,
         check: (at, now) => {
-          const reason = pending ?? goal.check(at, now);
+          const here = goal.check(at, now);
+          const reason = pending ?? here;
           pending = null;
-          if (reason !== null && now.tick < tick) found = { tick: now.tick, reason };
+          const counts = now.tick < tick || (hitHere && reason?.kind === 'watchpoint');
+          if (reason !== null && counts) found = { tick: now.tick, reason };
           return null;
         },
         notice: (event, now) => {
-          pending ??= goal.notice(event, now);
+          const reason = goal.notice(event, now);
+          pending ??= reason;
           return null;
         },
         ran: (stop, now) => {
-          pending ??= goal.ran?.(stop, now) ?? null;
+          const reason = goal.ran?.(stop, now) ?? null;
+          pending ??= reason;
           return null;
         },
       },
@@ -289,10 +309,12 @@ class Session extends SessionState implements DebugSession {
     for (;;) {
       const change = this.nextChange();
       const tick = Math.min(goal.tick, change);
-      const reason = await run.go({ ...goal, tick }, () => this.breathe());
+      let reason = await run.go({ ...goal, tick }, () => this.breathe());
       if (run.tick === change && !run.ended) {
+        const pc = run.pcOf(run.cpu);
         this.makeChanges();
         watching?.refresh(run);
+        if (run.pcOf(run.cpu) !== pc) reason = checkMoved(goal, run) ?? reason;
       }
       if (reason !== null || run.ended || this.isInterrupted || run.tick >= goal.tick) return reason;
     }
@@ -306,6 +328,11 @@ class Session extends SessionState implements DebugSession {
       this.finished();
     }
   }
+}
+
+/** What stops it where a change of pc has put it. */
+function checkMoved(goal: Pick<Goal, 'check'>, run: MachineRun): StopReason | null {
+  return run.at?.kind === 'code' ? goal.check({ ...run.at, retried: false }, run) : null;
 }
 
 function goalOf(watching: Watching, move: Move): Goal {

@@ -10,12 +10,15 @@ import {
   type Primitive,
   type ResolvedEvent,
 } from '../emu/events.js';
+import { errnoName } from '../kernel/errno.js';
 import type { Position } from './position.js';
 
 /** A breakpoint or watchpoint that was hit: its number, and what it says for people. */
 export interface Hit {
   readonly id: number;
   readonly text: string;
+  /** Why its condition has no value here, where that is so. */
+  readonly problem?: string;
 }
 
 /** What a data watchpoint saw. Bytes are those of the watched range. */
@@ -83,14 +86,30 @@ export function valueText(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
 
+/** What a decision or a function came to, as text: negative numbers are errnos as a rule. */
+export function resultText(text: string): string {
+  const errno = /^-[0-9]{1,4}$/.test(text) ? errnoName(Number(text)) : null;
+  return errno === null ? text : `-${errno}`;
+}
+
+/** `0xffffffff81100004 <write_cmask+0x4/0x9>`, or the number alone. */
+export function namedAddress(address: bigint, nameOf: (address: bigint) => string | null): string {
+  const name = nameOf(address);
+  return name === null ? hex(address) : `${hex(address)} <${name}>`;
+}
+
 const ACCESS: Readonly<Record<AccessType, string>> = { read: 'read', write: 'write', fetch: 'fetch' };
 
 /** `Breakpoint 1, write_cmask+0x4` and so on. `nameOf` names addresses. */
 export function stopText(reason: StopReason, nameOf: (address: bigint) => string | null): string {
-  const at = (address: bigint): string => {
-    const name = nameOf(address);
-    return name === null ? hex(address) : `${hex(address)} <${name}>`;
-  };
+  const text = reasonText(reason, nameOf);
+  const hit = 'hit' in reason ? reason.hit : null;
+  if (hit?.problem === undefined) return text;
+  return `Error in testing condition for breakpoint ${hit.id}:\n${hit.problem}\n${text}`;
+}
+
+function reasonText(reason: StopReason, nameOf: (address: bigint) => string | null): string {
+  const at = (address: bigint): string => namedAddress(address, nameOf);
   switch (reason.kind) {
     case 'start':
       return 'At the start: no step of the fixture has run.';
@@ -132,7 +151,7 @@ export function stopText(reason: StopReason, nameOf: (address: bigint) => string
     case 'finished':
       return reason.value === 'object' || reason.value === undefined
         ? `${reason.fn} has returned`
-        : `${reason.fn} has returned ${valueText(reason.value)}`;
+        : `${reason.fn} has returned ${resultText(valueText(reason.value))}`;
     case 'fixture-step':
       return reason.phase === 'begins' ? 'A step of the fixture begins.' : 'A step of the fixture has ended.';
     case 'interrupted':
@@ -173,10 +192,10 @@ export function stepText(event: EnterEvent | DecideEvent | LeaveEvent): string {
     case 'enter':
       return callText(event);
     case 'decide':
-      return `${event.fn}: ${event.test} → ${valueText(event.value)}`;
+      return `${event.fn}: ${event.test} → ${resultText(valueText(event.value))}`;
     case 'leave':
       return event.value === undefined
         ? `${event.fn} returns`
-        : `${event.fn} returns ${valueText(event.value)}`;
+        : `${event.fn} returns ${resultText(valueText(event.value))}`;
   }
 }

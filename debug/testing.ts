@@ -1,7 +1,8 @@
 /** For tests: a fixture of each architecture with all that a session can stop at, and what a state comes to. */
 import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
 import { NativeEngine } from '../emu/unicorn/native-engine.js';
-import { type Fixture, parseFixture } from '../vector/format/load.js';
+import { type Fixture, loadFixture, parseFixture } from '../vector/format/load.js';
 import { Source } from '../vector/format/source.js';
 import type { DebugSession } from './api.js';
 import { openSession } from './session.js';
@@ -41,6 +42,11 @@ const TEXT: Readonly<Record<Isa, string>> = {
     asm: |
       load: mov rax, qword ptr [rdi]
       ret
+  - symbol: touch_twice
+    asm: |
+      mov rax, qword ptr [rdi]
+      mov rcx, qword ptr [rdi]
+      ret
 `,
   arm64: `
   - symbol: prog_main
@@ -72,6 +78,11 @@ const TEXT: Readonly<Record<Isa, string>> = {
   - symbol: touch
     asm: |
       load: ldr x0, [x0]
+      ret
+  - symbol: touch_twice
+    asm: |
+      ldr x1, [x0]
+      ldr x2, [x0]
       ret
 `,
 };
@@ -123,11 +134,31 @@ export function sessionOf(isa: Isa, steps: string, head = ''): Promise<DebugSess
   return openSession(makeFixture(isa, steps, head), engine);
 }
 
+const FOLDER: Readonly<Record<Isa, string>> = { 'x86-64': 'x86', arm64: 'arm64' };
+
+/** @param name of a fixture that both architectures have */
+export function sessionOfFile(isa: Isa, name: string): Promise<DebugSession> {
+  const loaded = loadFixture(
+    fileURLToPath(new URL(`../fixtures/${FOLDER[isa]}/${name}.yaml`, import.meta.url)),
+  );
+  if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
+  return openSession(loaded.fixture, engine);
+}
+
+const PAGE = 4096;
+const ZEROES = Buffer.alloc(PAGE);
+
 /** All that a machine's future depends on, as far as it can be seen: registers, ram, and what has happened. */
 export function stateOf(session: DebugSession): string {
   const hash = createHash('sha1');
-  const ram = session.readPhysical(session.ram.base, session.ram.size);
-  hash.update(ram ?? '');
+  const { base, size } = session.ram;
+  const { buffer } = session.readPhysical(base, size) ?? new Uint8Array();
+  const ram = Buffer.from(buffer);
+  // Most of the ram is zero, which is found sooner than hashed.
+  for (let at = 0; at < ram.length; at += PAGE) {
+    const page = ram.subarray(at, at + PAGE);
+    if (!page.equals(ZEROES)) hash.update(`${at} `).update(page);
+  }
   for (let cpu = 0; cpu < session.cpus; cpu++) {
     for (const { name, value } of session.registers(cpu)) hash.update(`${name}=${value} `);
   }

@@ -28,6 +28,13 @@ export interface InstructionView {
   readonly bpf: string | null;
 }
 
+/** An instruction of the fixture's assembly text. */
+export interface CodeLineView {
+  readonly address: bigint;
+  /** Line of the fixture's file, from 1. */
+  readonly line: number;
+}
+
 /** A frame of the call stack, innermost first. */
 export interface FrameView {
   readonly level: number;

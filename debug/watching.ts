@@ -1,17 +1,21 @@
 /** What breakpoints and watchpoints see of a run. What is a hit depends on the run alone, not on how it is stopped. */
 import type { CpuStop, PhysicalRange } from '../emu/cpu.js';
 import type { EnterEvent, Event } from '../emu/events.js';
+import { RamError } from '../emu/ram.js';
+import type { EntryLevel } from '../vector/machine/machine.js';
 import type { BreakpointSpec, Entry } from './breakpoints.js';
+import { valueHere } from './names.js';
 import type { At, MachineRun } from './run.js';
+import { SessionError } from './session-error.js';
 import type { Hit, StopReason } from './stop.js';
 
 type Watch = Extract<BreakpointSpec, { kind: 'watch' }>;
 type Word = Extract<BreakpointSpec, { kind: 'entry' }>;
 
-/** A watched range, or table entry, with what was in it last. */
+/** A watched range, or table entry, with what was in it last, and by whose tables: see tablesOf(). */
 type Watched =
-  | { readonly entry: Entry; readonly spec: Watch; last: Uint8Array | null }
-  | { readonly entry: Entry; readonly spec: Word; last: bigint | null };
+  | { readonly entry: Entry; readonly spec: Watch; last: Uint8Array | null; tables: bigint }
+  | { readonly entry: Entry; readonly spec: Word; last: bigint | null; tables: bigint };
 
 /** An access of an instruction to a watched range. */
 interface Access {
@@ -25,8 +29,13 @@ const OOPS = /^(Oops|Internal error|Kernel panic)\b.*$/m;
 
 const PAGE = 4096;
 
+/** Backwards, nothing is counted, and no hit is passed over. */
+type Direction = 'forwards' | 'backwards';
+
 /** The breakpoints of one move. */
 export class Watching {
+  /** Numbers of those that have stopped it. */
+  readonly stopped = new Set<number>();
   /** Addresses of guest code. */
   readonly addresses: readonly bigint[];
   /** What is watched is looked at after each instruction. */
@@ -36,15 +45,17 @@ export class Watching {
   /** Accesses of the instruction that runs. */
   #accesses: Access[] = [];
   #told = '';
+  readonly #direction: Direction;
 
   /** @param tells the engine can tell accesses; else what is watched is looked at after each instruction */
-  constructor(enabled: readonly Entry[], tells: boolean) {
+  constructor(enabled: readonly Entry[], tells: boolean, direction: Direction) {
+    this.#direction = direction;
     this.#enabled = enabled;
     this.addresses = enabled.flatMap(({ spec }) => (spec.kind === 'address' ? [spec.address] : []));
     this.#watched = enabled.flatMap((entry): Watched[] => {
       const { spec } = entry;
-      if (spec.kind === 'watch') return [{ entry, spec, last: null }];
-      return spec.kind === 'entry' ? [{ entry, spec, last: null }] : [];
+      if (spec.kind === 'watch') return [{ entry, spec, last: null, tables: 0n }];
+      return spec.kind === 'entry' ? [{ entry, spec, last: null, tables: 0n }] : [];
     });
     // Hardware changes table entries, too: by walks, which are no accesses of instructions.
     this.everyInstruction = this.#watched.some((watched) => !isData(watched) || !tells);
@@ -85,14 +96,20 @@ export class Watching {
    * what was changed, are seen by comparison.
    */
   ran(stop: CpuStop, run: MachineRun): StopReason | null {
-    const [access] = stop.kind === 'count' || stop.kind === 'exit' ? this.#accesses : [];
-    if (access === undefined) return null;
-    const { address, write, watched } = access;
-    const { id, text } = watched.entry;
-    const before = watched.last;
-    look(watched, run);
-    const hit = { id, text, address, before, after: watched.last };
-    return { kind: 'watchpoint', hit: { ...hit, access: write ? 'write' : 'read' } };
+    if (stop.kind !== 'count' && stop.kind !== 'exit') return null;
+    const seen = new Set<Watched>();
+    let found: StopReason | null = null;
+    for (const { address, write, watched } of this.#accesses) {
+      if (seen.has(watched)) continue;
+      seen.add(watched);
+      const before = watched.last;
+      look(watched, run);
+      const hit = this.#hit(watched.entry, run);
+      if (hit === null) continue;
+      const access = write ? 'write' : 'read';
+      found ??= { kind: 'watchpoint', hit: { ...hit, address, access, before, after: watched.last } };
+    }
+    return found;
   }
 
   check(at: At, run: MachineRun): StopReason | null {
@@ -105,6 +122,7 @@ export class Watching {
         if (this.addresses.length === 0 || at.retried) return null;
         const pc = run.pcOf(at.cpu);
         return this.#first(
+          run,
           'address',
           ({ address }) => address === pc,
           (hit) => ({ kind: 'breakpoint', hit, pc }),
@@ -115,6 +133,7 @@ export class Watching {
         if (phase !== 'begins' || path.length !== 2) return null;
         const number = Number(path[1]) + 1;
         return this.#first(
+          run,
           'fixture-step',
           (spec) => spec.number === null || spec.number === number,
           (hit) => ({ kind: 'fixture-step', phase, hit }),
@@ -128,33 +147,35 @@ export class Watching {
   notice(event: Event, run: MachineRun): StopReason | null {
     switch (event.type) {
       case 'enter':
-        return (
+        return firstOf(
           this.#first(
+            run,
             'function',
             ({ fn }) => fn === event.fn,
             (hit) => ({ kind: 'function', hit, event }),
-          ) ?? this.#kfenceReport(event, run)
+          ),
+          this.#kfenceReport(event, run),
         );
       case 'fault': {
         const { address } = event;
-        const hit = inPool(address, run)
-          ? this.#first('kfence', yes, (hit) => ({ kind: 'kfence', hit, address }))
-          : null;
-        return (
-          hit ??
+        return firstOf(
+          inPool(address, run)
+            ? this.#first(run, 'kfence', yes, (hit) => ({ kind: 'kfence', hit, address }))
+            : null,
           this.#first(
+            run,
             'fault',
             ({ exception }) => exception === null || exception === event.exception,
             (hit) => ({ kind: 'fault', hit, event }),
-          )
+          ),
         );
       }
       case 'pte-write':
         if (!event.changed || !run.machine.isScratch(event.value) || run.machine.isScratch(event.old))
           return null;
-        return this.#first('scratch', yes, (hit) => ({ kind: 'scratch', hit, entryPa: event.pa }));
+        return this.#first(run, 'scratch', yes, (hit) => ({ kind: 'scratch', hit, entryPa: event.pa }));
       case 'console':
-        return this.#console(event.text);
+        return this.#console(event.text, run);
       default:
         return null;
     }
@@ -167,20 +188,19 @@ export class Watching {
     const last = events.findLast(({ type }) => type === 'fault' || type === 'resolved' || type === 'run');
     if (last?.type === 'fault' && inPool(last.address, run)) return null;
     const [address] = args;
-    return this.#first('kfence', yes, (hit) => ({
+    return this.#first(run, 'kfence', yes, (hit) => ({
       kind: 'kfence',
       hit,
       address: typeof address === 'bigint' ? address : 0n,
     }));
   }
 
-  #console(text: string): StopReason | null {
+  #console(text: string, run: MachineRun): StopReason | null {
     const title = OOPS.exec(text)?.[0];
-    const oops =
-      title === undefined ? null : this.#first('oops', yes, (hit) => ({ kind: 'oops', hit, title }));
-    return (
-      oops ??
+    return firstOf(
+      title === undefined ? null : this.#first(run, 'oops', yes, (hit) => ({ kind: 'oops', hit, title })),
       this.#first(
+        run,
         'console',
         (spec) => text.includes(spec.text),
         (hit, spec) => ({
@@ -188,43 +208,70 @@ export class Watching {
           hit,
           line: text.split('\n').find((line) => line.includes(spec.text)) ?? text,
         }),
-      )
+      ),
     );
   }
 
-  /** The reason that the first breakpoint of a kind gives that matches. */
+  /** The reason that the first breakpoint of a kind gives that is hit; all of them are counted. */
   #first<K extends BreakpointSpec['kind']>(
+    run: MachineRun,
     kind: K,
     matches: (spec: Extract<BreakpointSpec, { kind: K }>) => boolean,
     reason: (hit: Hit, spec: Extract<BreakpointSpec, { kind: K }>) => StopReason,
   ): StopReason | null {
+    let found: StopReason | null = null;
     for (const entry of this.#enabled) {
       const spec = entry.spec as Extract<BreakpointSpec, { kind: K }>;
-      if (entry.spec.kind === kind && matches(spec)) return reason({ id: entry.id, text: entry.text }, spec);
+      if (entry.spec.kind !== kind || !matches(spec)) continue;
+      const hit = this.#hit(entry, run);
+      if (hit !== null) found ??= reason(hit, spec);
     }
-    return null;
+    return found;
   }
 
+  /** What a breakpoint has seen has happened: the hit that it is, or null where it does not stop the run. */
+  #hit(entry: Entry, run: MachineRun): Hit | null {
+    let problem: string | null = null;
+    try {
+      if (entry.condition !== null && valueHere(entry.condition.node, run) === 0n) return null;
+    } catch (error) {
+      if (!(error instanceof SessionError)) throw error;
+      problem = error.message;
+    }
+    const { id, text } = entry;
+    if (this.#direction === 'forwards') {
+      entry.hits += 1;
+      if (entry.ignore > 0 && problem === null) {
+        entry.ignore -= 1;
+        return null;
+      }
+    }
+    this.stopped.add(id);
+    return problem === null ? { id, text } : { id, text, problem };
+  }
   /** The first watched thing that is not what it was; all of them are looked at. */
   #changed(run: MachineRun): StopReason | null {
     let found: StopReason | null = null;
     for (const watched of this.#watched) {
-      const { entry, spec } = watched;
-      const { id, text } = entry;
+      const { entry } = watched;
       if (isData(watched)) {
         const before = watched.last;
-        look(watched, run);
+        const isComparable = look(watched, run);
         const after = watched.last;
-        if (watched.spec.access === 'read' || same(before, after)) continue;
-        const address = spec.kind === 'watch' ? spec.address + BigInt(firstDifference(before, after)) : 0n;
-        found ??= { kind: 'watchpoint', hit: { id, text, address, access: 'write', before, after } };
+        if (!isComparable || watched.spec.access === 'read' || same(before, after)) continue;
+        const address = watched.spec.address + BigInt(changedAt(watched.spec.length, before, after));
+        const hit = this.#hit(entry, run);
+        if (hit === null) continue;
+        found ??= { kind: 'watchpoint', hit: { ...hit, address, access: 'write', before, after } };
       } else {
         const before = watched.last;
-        look(watched, run);
+        const isComparable = look(watched, run);
         const after = watched.last;
-        if (before === after) continue;
+        if (!isComparable || before === after) continue;
         const { va, level } = watched.spec;
-        found ??= { kind: 'entry', hit: { id, text, va, level: level ?? 'pte', before, after } };
+        const hit = this.#hit(entry, run);
+        if (hit !== null)
+          found ??= { kind: 'entry', hit: { ...hit, va, level: level ?? 'pte', before, after } };
       }
     }
     return found;
@@ -237,19 +284,46 @@ function inPool(address: bigint, run: MachineRun): boolean {
   return __kfence_pool !== 0n && offset >= 0n && offset < BigInt(KFENCE_POOL_SIZE);
 }
 
+/** Of several reasons, each of which was found and counted, the first. */
+function firstOf(...reasons: readonly (StopReason | null)[]): StopReason | null {
+  return reasons.find((reason) => reason !== null) ?? null;
+}
+
 const yes = (): boolean => true;
 
 function isData(watched: Watched): watched is Extract<Watched, { spec: Watch }> {
   return watched.spec.kind === 'watch';
 }
 
-function look(watched: Watched, run: MachineRun): void {
+/** False when another process has come to run: what it has at the address is no change of what the one before had. */
+function look(watched: Watched, run: MachineRun): boolean {
+  const before = watched.tables;
   if (isData(watched)) {
     const { address, length } = watched.spec;
     watched.last = run.machine.readMemory(run.cpu, address, length);
+    watched.tables = tablesOf(address, run);
   } else {
     const { va, level } = watched.spec;
-    watched.last = run.machine.readEntry(run.cpu, va, level)?.value ?? null;
+    watched.last = entryNow(run, va, level);
+    watched.tables = tablesOf(va, run);
+  }
+  return watched.tables === before;
+}
+
+/** The root of the tables that translate an address of user space; 0 for the kernel's, which are everybody's. */
+function tablesOf(va: bigint, { machine, cpu }: MachineRun): bigint {
+  // The bit that chooses between the halves on arm64; on x86-64 a copy of the one that does.
+  if (((va >> 55n) & 1n) === 1n) return 0n;
+  return machine.system.here(cpu).cpu.read(machine.arch.name === 'arm64' ? 'ttbr0_el1' : 'cr3');
+}
+
+function entryNow(run: MachineRun, va: bigint, level: EntryLevel | null): bigint | null {
+  try {
+    return run.machine.readEntry(run.cpu, va, level)?.value ?? null;
+  } catch (error) {
+    // The tables lead out of the ram.
+    if (error instanceof RamError) return null;
+    throw error;
   }
 }
 
@@ -257,8 +331,9 @@ function same(a: Uint8Array | null, b: Uint8Array | null): boolean {
   return a === null || b === null ? a === b : Buffer.compare(a, b) === 0;
 }
 
-function firstDifference(a: Uint8Array | null, b: Uint8Array | null): number {
-  return a === null || b === null
+/** Offset of what has changed: of a number the whole, of more its first byte. */
+function changedAt(length: number, a: Uint8Array | null, b: Uint8Array | null): number {
+  return length <= 8 || a === null || b === null
     ? 0
     : Math.max(
         0,

@@ -48,6 +48,15 @@ const esr_class_str: ReadonlyMap<number, string> = new Map([
   [0x3c, 'BRK (AArch64)'],
 ]);
 
+/** What exceptions are called: the manual's words for those that have some, else the kernel's for their class. */
+export const exceptionNames: readonly string[] = [
+  'Data Abort',
+  'Instruction Abort',
+  'PC Alignment',
+  'SP Alignment',
+  ...esr_class_str.values(),
+];
+
 /** What the class field says, in the kernel's words. */
 export function esr_get_class_string(esr: bigint): string {
   return esr_class_str.get(ESR_ELx_EC(esr)) ?? 'UNRECOGNIZED EC';

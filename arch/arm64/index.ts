@@ -2,6 +2,7 @@
  * arm64 as the rest of the laboratory sees it.
  */
 import type { Arch } from '../arch.js';
+import { exceptionNames } from './class-string.js';
 import { describeFault, describeWalk } from './describe.js';
 import { handleStop } from './entry.js';
 import { EXTABLE_ENTRY_SIZE, packExtable } from './extable.js';
@@ -112,4 +113,5 @@ export const arm64: Arch = {
 
   describeWalk,
   describeFault,
+  exceptionNames,
 };

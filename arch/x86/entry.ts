@@ -30,6 +30,9 @@ import { X86_PF_INSTR, X86_PF_PROT, X86_PF_USER, X86_PF_WRITE } from './walk.js'
 
 const AC = Number(X86_EFLAGS_AC);
 
+/** X86_TRAP_UD: the engine has a stop of its own for it. */
+const INVALID_OPCODE = 6;
+
 /** Vectors with a handler here. */
 const MODELLED: readonly number[] = [X86_TRAP_DF, X86_TRAP_SS, X86_TRAP_GP, X86_TRAP_PF];
 
@@ -60,6 +63,15 @@ const VECTORS: readonly string[] = [
   '#XM SIMD floating-point exception',
 ];
 
+/** The mnemonics. */
+export const exceptionNames: readonly string[] = VECTORS.map(mnemonic).filter((name) =>
+  /^(#|NMI)/.test(name),
+);
+
+function mnemonic(vector: string): string {
+  return vector.split(' ', 1)[0] ?? '';
+}
+
 export function handleStop(here: ThisCpu, stop: CpuStop): Delegate<Resumption> {
   const { trace } = here;
   switch (stop.kind) {
@@ -68,7 +80,7 @@ export function handleStop(here: ThisCpu, stop: CpuStop): Delegate<Resumption> {
     case 'exception':
       return trace.immediate(stopped(here, describeException(stop.number)));
     case 'invalid-instruction':
-      return trace.immediate(stopped(here, 'an instruction that this CPU does not have (#UD)'));
+      return trace.immediate(stopped(here, describeException(INVALID_OPCODE)));
     case 'halt':
       return trace.immediate(stopped(here, 'hlt: no interrupt will ever come'));
     case 'raised':
@@ -88,6 +100,9 @@ function describeException(number: number): string {
       return 'sysenter: system calls are not modelled';
     case EXCEPTION_BUS:
       return 'access to a page whose physical address is outside of the ram';
+    case X86_TRAP_SS:
+    case X86_TRAP_GP:
+      return `exception ${number} (${VECTORS[number]}) is modelled for non-canonical addresses only`;
     default:
       return `exception ${number} (${VECTORS[number] ?? 'interrupt'}) is not modelled`;
   }
@@ -168,7 +183,7 @@ function* raise(
     if ((error_code & X86_PF_PROT) !== 0) here.cpu.flushTlbPage(cr2);
   }
   const address = mmu.cr2;
-  const exception = (VECTORS[vector] ?? '').split(' ', 1)[0] ?? '';
+  const exception = mnemonic(VECTORS[vector] ?? '');
   const code = BigInt(error_code);
   trace.emit({ type: 'fault', cpu: trace.cpu, exception, pc: regs.ip, address, code, access });
   if (vector === X86_TRAP_DF) {

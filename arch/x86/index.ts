@@ -3,7 +3,7 @@ import type { Arch, HandlerFrame, KernelFunction } from '../arch.js';
 import { KERN_EMERG } from '../kernel.js';
 import { describeFault, describeWalk } from './describe.js';
 import { show_regs } from './dumpstack.js';
-import { handleStop } from './entry.js';
+import { exceptionNames, handleStop } from './entry.js';
 import { EXTABLE_ENTRY_SIZE, packExtable } from './extable-format.js';
 import { hostCall } from './host-call.js';
 import { die_bug } from './kernel-bug.js';
@@ -154,4 +154,5 @@ export const x86: Arch = {
   extableEntrySize: EXTABLE_ENTRY_SIZE,
   describeWalk,
   describeFault,
+  exceptionNames,
 };

@@ -286,6 +286,8 @@ export interface TestMachine<C extends Cpu = FakeCpu> {
   miss(va: bigint, access: AccessType): Resumption | TaskDead;
   /** The same of an exception that the host asks for. */
   raise(vector: number, error_code: number, address?: bigint): Resumption | TaskDead;
+  /** What becomes of a stop of the engine. */
+  stop(stop: CpuStop): Resumption | TaskDead;
   set(registers: Readonly<Record<string, bigint>>): void;
   events<T extends Event['type']>(type: T): Extract<Event, { type: T }>[];
   /** Console lines since the start. */
@@ -416,6 +418,7 @@ function machineAround<C extends Cpu>(
     raise(vector, error_code, address = 0n) {
       return stop({ kind: 'raised', number: vector, syndrome: BigInt(error_code), address });
     },
+    stop,
     set(registers) {
       for (const [name, value] of Object.entries(registers)) cpu.write(name, value);
     },

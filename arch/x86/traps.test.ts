@@ -151,5 +151,13 @@ describe('exceptions that are not modelled', () => {
       how: 'end',
       outcome: { kind: 'stopped', why: 'exception 6 (#UD invalid opcode) is not modelled' },
     });
+    expect(about(LOAD).stop({ kind: 'invalid-instruction' })).toMatchObject({
+      how: 'end',
+      outcome: { kind: 'stopped', why: 'exception 6 (#UD invalid opcode) is not modelled' },
+    });
+    expect(about(LOAD).stop({ kind: 'exception', number: 13 })).toMatchObject({
+      how: 'end',
+      outcome: { kind: 'stopped', why: expect.stringContaining('for non-canonical addresses only') },
+    });
   });
 });

@@ -27,8 +27,8 @@ export class Connection {
   readonly #events: ConnectionEvents;
   readonly #reader = new PacketReader();
   #acks = true;
-  /** What was sent last and is not acknowledged. */
-  #unacknowledged: Uint8Array[] = [];
+  /** While packets are acknowledged: the first was sent, the others wait until it is taken. */
+  #outbox: Uint8Array[] = [];
   #resent = 0;
   readonly #waiting: Item[] = [];
   #busy = false;
@@ -44,7 +44,6 @@ export class Connection {
     this.#stub = stub;
     this.#wire = wire;
     this.#events = events;
-    stub.connected();
   }
 
   get over(): boolean {
@@ -86,8 +85,9 @@ export class Connection {
   #take(item: Item): void {
     switch (item.kind) {
       case 'ack':
-        this.#unacknowledged = [];
+        this.#outbox.shift();
         this.#resent = 0;
+        this.#sendFirst();
         return;
       case 'nak':
         this.#sendAgain();
@@ -106,14 +106,22 @@ export class Connection {
     }
   }
 
+  #sendFirst(): void {
+    const [bytes] = this.#outbox;
+    if (bytes !== undefined) this.#wire.send(bytes);
+  }
+
   #sendAgain(): void {
-    if (!this.#acks || this.#unacknowledged.length === 0) return;
+    if (this.#outbox.length === 0) return;
     this.#resent += 1;
-    if (this.#resent > RESEND_MAX) {
-      this.#end();
-      return;
-    }
-    for (const bytes of this.#unacknowledged) this.#wire.send(bytes);
+    if (this.#resent > RESEND_MAX) this.#end();
+    else this.#sendFirst();
+  }
+
+  /** Whoever asks anew has what was sent, whether he has said so or not. */
+  #flush(): void {
+    for (const bytes of this.#outbox.slice(1)) this.#wire.send(bytes);
+    this.#outbox = [];
   }
 
   #enqueue(item: Item): void {
@@ -140,7 +148,7 @@ export class Connection {
   }
 
   async #answer(data: Uint8Array): Promise<void> {
-    this.#unacknowledged = [];
+    this.#flush();
     const answer = await this.#stub
       .answer(data, (notice) => {
         if (!this.#over) this.#send(notice);
@@ -167,12 +175,13 @@ export class Connection {
 
   #send(data: Uint8Array): void {
     const bytes = packet(data);
-    if (this.#acks) this.#unacknowledged.push(bytes);
-    this.#wire.send(bytes);
+    if (this.#acks) this.#outbox.push(bytes);
+    if (!this.#acks || this.#outbox.length === 1) this.#wire.send(bytes);
   }
 
   #end(): void {
     if (this.#over) return;
+    this.#flush();
     this.close();
     this.#wire.end();
   }

@@ -26,6 +26,23 @@ const HEADER = 64;
 const SECTION_HEADER = 64;
 const SYMBOL = 24;
 
+/**
+ * gdb's `load` writes what is in the file, which would be nothing, and then sets pc to where it begins. A byte for a
+ * place where nothing can be written, on both architectures, makes it fail, with the name of the section in front.
+ */
+const NOT_LOADED: Section = {
+  name: '.the_machine_is_loaded_already',
+  type: SHT_PROGBITS,
+  flags: SHF_ALLOC,
+  address: 0x8000_0000_0000_0000n,
+  size: 1n,
+  bytes: new Uint8Array(1),
+  link: 0,
+  info: 0,
+  entry: 0,
+  align: 1,
+};
+
 /** Symbols further apart than this are in sections of their own. */
 const GAP = 0x1_0000n;
 
@@ -83,19 +100,21 @@ export function symbolFile(source: SymbolSource): Uint8Array {
       bytes: null,
       align: 1,
     })),
+    NOT_LOADED,
     { ...plain, name: '.debug_frame', type: SHT_PROGBITS, ...file(frame) },
     {
       ...plain,
       name: '.symtab',
       type: SHT_SYMTAB,
       ...file(Uint8Array.from(table)),
-      link: clusters.length + 3,
+      link: clusters.length + 4,
       info: 1,
       entry: SYMBOL,
     },
     { ...plain, name: '.strtab', type: SHT_STRTAB, ...file(strings.bytes), align: 1 },
   ];
-  return assemble(x86 ? EM_X86_64 : EM_AARCH64, sections);
+  const entry = clusters.find(({ code }) => code)?.start ?? 0n;
+  return assemble(x86 ? EM_X86_64 : EM_AARCH64, entry, sections);
 }
 
 /** How the kernel calls a program's image. */
@@ -191,7 +210,7 @@ function word(value: number | bigint, bytes: number): number[] {
   return Array.from({ length: bytes }, (_, i) => Number((whole >> BigInt(8 * i)) & 0xffn));
 }
 
-function assemble(machine: number, content: readonly Section[]): Uint8Array {
+function assemble(machine: number, entry: bigint, content: readonly Section[]): Uint8Array {
   const names = new Strings();
   const empty = { address: 0n, flags: 0n, link: 0, info: 0, entry: 0 };
   const called = content.map((section) => ({ section, name: names.add(section.name) }));
@@ -235,7 +254,7 @@ function assemble(machine: number, content: readonly Section[]): Uint8Array {
     ...word(ET_EXEC, 2),
     ...word(machine, 2),
     ...word(1, 4),
-    ...word(0, 8),
+    ...word(entry, 8),
     ...word(0, 8),
     ...word(offset + padding, 8),
     ...word(0, 4),

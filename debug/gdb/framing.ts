@@ -113,7 +113,7 @@ function isEscaped(byte: number): boolean {
 }
 
 /** How long `data` gets when it is escaped. */
-export function escapedLength(data: Uint8Array): number {
+function escapedLength(data: Uint8Array): number {
   let length = data.length;
   for (const byte of data) if (isEscaped(byte)) length += 1;
   return length;

@@ -3,6 +3,9 @@ import { ISAS, SCRATCH_STEPS, sessionOf } from '../testing.js';
 import { fuzz, isAnswer, PacketSource } from './fuzz.js';
 import { Stub } from './stub.js';
 
+/** `npm run fuzz-gdb` sends more of them. */
+const PACKETS = 800;
+
 test.each(ISAS)('%s: whatever comes is answered as the protocol has it', async (isa) => {
   const session = await sessionOf(isa, SCRATCH_STEPS);
   const stub = new Stub(session, 'fuzz.yaml');
@@ -10,12 +13,12 @@ test.each(ISAS)('%s: whatever comes is answered as the protocol has it', async (
   const addresses = ['prog_main', 'write_word', 'a.page(3)', 'counter', '$sp'].map((each) =>
     session.evaluate(each),
   );
-  const report = await fuzz(stub, new PacketSource(1, addresses), 2000);
+  const report = await fuzz(stub, new PacketSource(1, addresses), PACKETS);
   session.close();
   expect(report.faults).toEqual([]);
   // It was not refused as a whole.
-  expect(report.answers).toBeGreaterThan(1500);
-  expect(report.answers - report.empty - report.errors).toBeGreaterThan(500);
+  expect(report.answers).toBeGreaterThan(0.75 * PACKETS);
+  expect(report.answers - report.empty - report.errors).toBeGreaterThan(0.25 * PACKETS);
 });
 
 test('an answer of another packet is none', () => {

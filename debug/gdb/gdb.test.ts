@@ -3,15 +3,12 @@
  * where CI is set: Debian has `gdb` for x86-64 and `gdb-multiarch` for both.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { loadFixture } from '../../vector/format/load.js';
-import { openSession } from '../session.js';
-import { engine, ISAS, type Isa, sessionOf } from '../testing.js';
+import type { DebugSession } from '../api.js';
+import { ISAS, type Isa, sessionOf, sessionOfFile } from '../testing.js';
 import { type GdbServer, serveGdb } from './server.js';
 
 const ARCHITECTURE: Readonly<Record<Isa, string>> = { 'x86-64': 'i386:x86-64', arm64: 'aarch64' };
-const FOLDER: Readonly<Record<Isa, string>> = { 'x86-64': 'x86', arm64: 'arm64' };
 
 /** The first gdb that knows the architecture. */
 function findGdb(isa: Isa): string | null {
@@ -31,14 +28,12 @@ afterEach(async () => {
   for (const each of cleanup.splice(0)) await each();
 });
 
-type Session = Awaited<ReturnType<typeof openSession>>;
-
 interface Served {
   readonly server: GdbServer;
-  readonly session: Session;
+  readonly session: DebugSession;
 }
 
-async function serve(session: Session): Promise<Served> {
+async function serve(session: DebugSession): Promise<Served> {
   const server = await serveGdb(session, {
     name: 'test.yaml',
     host: '127.0.0.1',
@@ -53,11 +48,15 @@ async function serve(session: Session): Promise<Served> {
 }
 
 async function serveFile(isa: Isa, name: string): Promise<Served> {
-  const loaded = loadFixture(
-    fileURLToPath(new URL(`../../fixtures/${FOLDER[isa]}/${name}.yaml`, import.meta.url)),
-  );
-  if (!loaded.ok) throw new Error(loaded.errors.map((error) => error.format()).join('\n'));
-  return serve(await openSession(loaded.fixture, engine));
+  return serve(await sessionOfFile(isa, name));
+}
+
+/** Commands that may fail: the ones behind them are done all the same. */
+function attempts(...commands: string[]): string[] {
+  const quoted = commands.map((each) => JSON.stringify(each)).join(', ');
+  return [
+    `python\nfor c in [${quoted}]:\n  try: gdb.execute(c)\n  except gdb.error as e: print(e)\n  gdb.flush()`,
+  ];
 }
 
 /** What gdb prints for the commands, warnings and all. */
@@ -262,7 +261,7 @@ describe.each(ISAS)('%s', (isa) => {
     for (const stack of stacks) expect(stack).toEqual(stacks[0]);
   });
 
-  test('an interrupt stops what runs on and on, finish and until work', async () => {
+  test('an interrupt stops what runs on and on, finish and a call of gdb return', async () => {
     const served = await serve(
       await sessionOf(
         isa,
@@ -282,14 +281,88 @@ describe.each(ISAS)('%s', (isa) => {
       'continue',
       mark('finish'),
       'finish',
-      mark('spin'),
+      mark('call'),
       'delete',
+      'p $sp',
+      'info registers pc',
+      'call ((void (*)(void *, long)) write_word)(&counter, 0x5a5a)',
+      'p/x *(long *) &counter',
+      'p $sp',
+      'info registers pc',
+      mark('spin'),
       'continue',
       'bt',
     );
     clearInterval(timer);
     expect(section(text, 'finish')).toMatch(/in bpf_prog_[0-9a-f]{16}_demo \(\)/);
+    const called = section(text, 'call');
+    expect(called).toContain('= 0x5a5a\n');
+    expect(called).not.toContain('SIGSEGV');
+    const [before, after] = ['pc ', ' = (void *)'].map((each) =>
+      called
+        .split('\n')
+        .filter((line) => line.includes(each))
+        .map((line) => line.replace(/^\$\d+/, '')),
+    );
+    expect([before?.length, before?.[0], after?.[0]]).toEqual([2, before?.[1], after?.[1]]);
     expect(section(text, 'spin')).toMatch(/received signal SIGINT/);
     expect(section(text, 'spin')).toMatch(/#0 .* in spin \(\)\n#1 .*ret_from_fork/);
+  });
+
+  test('what cannot be is refused in words: load, values of registers, packets', async () => {
+    const served = await serveFile(isa, 'set-cmask-writes-to-unallocated-page');
+    const register = x86 ? '$cr0' : '$TCR_EL1';
+    const text = await runGdb(
+      gdb,
+      served,
+      ...attempts(
+        'load',
+        `set var ${register} = (long) 0`,
+        'maint packet Z0,zz,1',
+        'maint packet qNobodyKnows',
+        `p/x ${register}`,
+        'info registers pc',
+      ),
+    );
+    expect(text).toMatch(/Loading section \.the_machine_is_loaded_already.*\n.*Load failed/);
+    expect(text).toMatch(x86 ? /cr0 cannot be changed: PG and PE/ : /granule TG1 .* is not modelled/);
+    expect(text).toMatch(/received: "E16"\n[\s\S]*received: ""/);
+    expect(text).toMatch(x86 ? /= 0x80050033\n/ : /= 0x32b5503510\n/);
+    expect(text).toMatch(/pc .*<bpf_prog_[0-9a-f]{16}_set_cmask>\n/);
+  });
+
+  test('hardware breakpoints, conditions, and reads that are watched, forwards and back', async () => {
+    const served = await serve(
+      await sessionOf(
+        isa,
+        '  - { call: touch_twice, registers: { ARG0: counter } }\n  - { call: touch, registers: { ARG0: counter } }',
+      ),
+    );
+    const text = await runGdb(
+      gdb,
+      served,
+      'rwatch *(long *) &counter',
+      mark('first'),
+      'continue',
+      mark('second'),
+      'continue',
+      mark('back'),
+      'reverse-continue',
+      mark('condition'),
+      'delete',
+      'break *touch if $pc == 0',
+      'hbreak *touch',
+      'continue',
+      mark('end'),
+      'delete',
+      'continue',
+      'kill',
+    );
+    for (const each of ['first', 'second', 'back']) {
+      expect(section(text, each)).toMatch(/Hardware read watchpoint 1: .*\n\nValue = 0\n.* in touch_twice/);
+    }
+    expect(section(text, 'condition')).toMatch(/Breakpoint 3, .* in touch \(\)/);
+    expect(section(text, 'end')).toMatch(/the fixture has passed/);
+    await served.server.ended;
   });
 });

@@ -4,6 +4,7 @@ import type { AccessType } from '../../emu/events.js';
 import type { DebugSession, PathSteps } from '../api.js';
 import type { BreakpointSpec } from '../breakpoints.js';
 import { SessionError } from '../session-error.js';
+import { namedAddress } from '../stop.js';
 import type { PathCall } from '../views.js';
 import type { FaultStops, PathStepping, RunControl } from './run-control.js';
 
@@ -110,6 +111,7 @@ const COMMANDS: readonly Command[] = [
       orNone(
         session
           .streams()
+          .filter(({ text }) => text !== '')
           .flatMap(({ program, stream, text }) => [`${program} ${stream}:`, ...textLines(text)]),
         'all streams are empty',
       ),
@@ -145,8 +147,7 @@ const COMMANDS: readonly Command[] = [
     help: 'the value of an expression as fixtures write them: a.page(3) + 0x10, write_cmask.store',
     run: (args, { session }) => {
       const value = session.evaluate(need(args, 'an expression'));
-      const name = session.nameOf(value);
-      return [`${hex(value)}${name === null ? '' : ` <${name}>`}`];
+      return [namedAddress(value, (address) => session.nameOf(address))];
     },
   },
   {
@@ -206,8 +207,8 @@ const COMMANDS: readonly Command[] = [
     args: 'NUMBER',
     help: 'delete what `monitor break` has set',
     run: (args, { session, control }) => {
-      const id = Number(args);
-      if (args === '' || id === control.faultBreakpoint || control.isPlaced(id)) {
+      const id = numberOf(args);
+      if (id === control.faultBreakpoint || control.isPlaced(id)) {
         throw new SessionError('monitor delete is for the numbers of monitor break');
       }
       session.removeBreakpoint(id);
@@ -279,7 +280,7 @@ function specOf(args: string, session: DebugSession): BreakpointSpec {
     case 'console':
       return { kind: 'console', text: rest };
     case 'step':
-      return { kind: 'fixture-step', number: rest === '' ? null : Number(rest) };
+      return { kind: 'fixture-step', number: rest === '' ? null : numberOf(rest) };
     case 'entry':
       return { kind: 'entry', va: session.evaluate(need(rest, 'an address')), level: null };
     default:
@@ -298,6 +299,11 @@ function placeAndWords(args: string, option: RegExp): { place: string; words: st
 function need(text: string | undefined, what: string): string {
   if (text === undefined || text === '') throw new SessionError(`${what} is needed`);
   return text;
+}
+
+function numberOf(text: string): number {
+  if (!/^\d{1,9}$/.test(need(text, 'a number'))) throw new SessionError(`${text} is no number`);
+  return Number(text);
 }
 
 function oneOf<T extends string>(word: string, known: readonly T[]): T {

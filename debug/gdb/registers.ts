@@ -2,6 +2,7 @@
  * The registers that gdb sees, in its order, and their description in XML. Core features are those of gdb's manual,
  * "Standard Target Features"; what the kernel translates and faults by is in a feature of our own, group `system`.
  */
+import { REGISTER_FLAGS } from '../register-flags.js';
 
 /** A register of the description. Its number is its place in the list. */
 export interface GdbRegister {
@@ -40,34 +41,20 @@ function system(source: string, more: Partial<GdbRegister> = {}): GdbRegister {
   return register(source, { type: 'int', system: true, ...more });
 }
 
-function flags(id: string, size: 4 | 8, fields: readonly (readonly [string, number, number?])[]): string {
-  const lines = fields.map(
-    ([name, start, end]) => `<field name="${name}" start="${start}" end="${end ?? start}"/>`,
-  );
+type Field = readonly [name: string, start: number, end?: number];
+
+/** A type of single bits and, between them, fields of several. */
+function flags(id: string, size: 4 | 8, bits: readonly Field[], others: readonly Field[] = []): string {
+  const lines = [...bits, ...others]
+    .sort(([, a], [, b]) => a - b)
+    .map(([name, start, end]) => `<field name="${name}" start="${start}" end="${end ?? start}"/>`);
   return `<flags id="${id}" size="${size}">${lines.join('')}</flags>`;
 }
 
 const X86_CORE: Feature = {
   name: 'org.gnu.gdb.i386.core',
-  types: flags('kf_eflags', 4, [
-    ['CF', 0],
-    ['', 1],
-    ['PF', 2],
-    ['AF', 4],
-    ['ZF', 6],
-    ['SF', 7],
-    ['TF', 8],
-    ['IF', 9],
-    ['DF', 10],
-    ['OF', 11],
-    ['NT', 14],
-    ['RF', 16],
-    ['VM', 17],
-    ['AC', 18],
-    ['VIF', 19],
-    ['VIP', 20],
-    ['ID', 21],
-  ]),
+  // gdb calls the bit that is always set by no name, either.
+  types: flags('kf_eflags', 4, REGISTER_FLAGS.rflags, [['', 1]]),
   registers: [
     ...['rax', 'rbx', 'rcx', 'rdx', 'rsi', 'rdi'].map((name) => register(name, { type: 'int64' })),
     register('rbp', { type: 'data_ptr' }),
@@ -90,54 +77,13 @@ const X86_SEGMENTS: Feature = {
   registers: [register('fs_base'), register('gs_base')],
 };
 
-/** Bits as in the SDM, volume 3, 2.5 and 2.2.1; of the error code, 4.7. */
+/** Bits of the error code as in the SDM, volume 3, 4.7. */
 const X86_SYSTEM: Feature = {
   name: 'kfault.x86.system',
   types: [
-    flags('kf_cr0', 8, [
-      ['PE', 0],
-      ['MP', 1],
-      ['EM', 2],
-      ['TS', 3],
-      ['ET', 4],
-      ['NE', 5],
-      ['WP', 16],
-      ['AM', 18],
-      ['NW', 29],
-      ['CD', 30],
-      ['PG', 31],
-    ]),
-    flags('kf_cr4', 8, [
-      ['VME', 0],
-      ['PVI', 1],
-      ['TSD', 2],
-      ['DE', 3],
-      ['PSE', 4],
-      ['PAE', 5],
-      ['MCE', 6],
-      ['PGE', 7],
-      ['PCE', 8],
-      ['OSFXSR', 9],
-      ['OSXMMEXCPT', 10],
-      ['UMIP', 11],
-      ['LA57', 12],
-      ['VMXE', 13],
-      ['SMXE', 14],
-      ['FSGSBASE', 16],
-      ['PCIDE', 17],
-      ['OSXSAVE', 18],
-      ['SMEP', 20],
-      ['SMAP', 21],
-      ['PKE', 22],
-      ['CET', 23],
-      ['PKS', 24],
-    ]),
-    flags('kf_efer', 8, [
-      ['SCE', 0],
-      ['LME', 8],
-      ['LMA', 10],
-      ['NXE', 11],
-    ]),
+    flags('kf_cr0', 8, REGISTER_FLAGS.cr0),
+    flags('kf_cr4', 8, REGISTER_FLAGS.cr4),
+    flags('kf_efer', 8, REGISTER_FLAGS.efer),
     flags('kf_error_code', 8, [
       ['P', 0],
       ['W', 1],
@@ -163,26 +109,12 @@ const X86_SYSTEM: Feature = {
 
 const ARM64_CORE: Feature = {
   name: 'org.gnu.gdb.aarch64.core',
-  types: flags('kf_cpsr', 4, [
+  types: flags('kf_cpsr', 4, REGISTER_FLAGS.pstate, [
     ['SP', 0],
     ['EL', 2, 3],
     ['nRW', 4],
-    ['F', 6],
-    ['I', 7],
-    ['A', 8],
-    ['D', 9],
     ['BTYPE', 10, 11],
     ['SSBS', 12],
-    ['IL', 20],
-    ['SS', 21],
-    ['PAN', 22],
-    ['UAO', 23],
-    ['DIT', 24],
-    ['TCO', 25],
-    ['V', 28],
-    ['C', 29],
-    ['Z', 30],
-    ['N', 31],
   ]),
   registers: [
     ...Array.from({ length: 31 }, (_, n) => register(`x${n}`)),

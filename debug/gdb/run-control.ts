@@ -2,7 +2,7 @@
 import { hex } from '../../emu/address.js';
 import type { FaultEvent } from '../../emu/events.js';
 import type { DebugSession } from '../api.js';
-import type { Stop, StopReason } from '../stop.js';
+import { namedAddress, type Stop, type StopReason } from '../stop.js';
 import { hexWord } from './hex.js';
 import type { Target } from './registers.js';
 
@@ -26,6 +26,13 @@ export interface Resumed {
 
 type WatchKind = 'watch' | 'rwatch' | 'awatch';
 
+interface Why {
+  readonly signal: number;
+  readonly detail: string;
+}
+
+const TRAPPED: Why = { signal: SIGTRAP, detail: '' };
+
 /** A breakpoint or watchpoint of gdb's: the number after `Z`, address, and length. */
 export interface Placed {
   readonly type: number;
@@ -38,8 +45,10 @@ export class RunControl {
   pathStepping: PathStepping = 'off';
   /** Signals that the user does not want to hear of (QPassSignals). */
   passed: ReadonlySet<number> = new Set();
-  /** Why it stands where it stands. */
-  #reply: string;
+  /** What the debugger has said that it knows (qSupported). */
+  features: ReadonlySet<string> = new Set();
+  /** Why it stands where it stands: the signal, and what stop replies say besides. */
+  #why: Why = TRAPPED;
   #interrupted = false;
   readonly #session: DebugSession;
   readonly #target: Target;
@@ -57,8 +66,6 @@ export class RunControl {
     this.#session = session;
     this.#target = target;
     this.#faults = session.addBreakpoint({ kind: 'fault', exception: null }).id;
-    this.#reply = '';
-    this.#reply = this.#stopped(SIGTRAP, '');
   }
 
   /** Breakpoint number of the session's that stands for fault stops: it is not the user's. */
@@ -66,23 +73,50 @@ export class RunControl {
     return this.#faults;
   }
 
+  /** The stop reply, with pc and sp, which spares gdb a question: as they are now, the user may have changed them. */
   get reply(): string {
-    return this.#reply;
+    const { pc, sp } = this.#target;
+    const session = this.#session;
+    const word = (number: number, value: bigint): string =>
+      `${hexOf(BigInt(number), 2)}:${hexWord(value, 8)};`;
+    const thread = `thread:${hexOf(BigInt(session.cpu + 1))};`;
+    const { signal, detail } = this.#why;
+    return `T${hexOf(BigInt(signal), 2)}${word(pc, session.pc)}${word(sp, session.sp)}${thread}${detail}`;
   }
 
-  /** To the first instruction that runs: before it there are no registers worth a look. */
+  /** To the first instruction that runs: before it there are no registers worth a look. For once, to begin with. */
   async toFirstInstruction(): Promise<void> {
     this.#arm('none');
-    if (this.#session.position.place === 'start') await this.#session.stepInstruction();
+    await this.#session.stepInstruction();
     this.#first = this.#session.position.tick;
-    this.#shown = this.#session.consoleLines().length;
-    this.#reply = this.#stopped(SIGTRAP, '');
+    this.#begins();
   }
 
   /** From the beginning, as the fixture has it: what was changed is forgotten. */
   async restart(): Promise<void> {
     await this.#session.dropChanges();
-    await this.toFirstInstruction();
+    // Past whatever there is on the way.
+    await this.#session.toTick(this.#first);
+    this.#begins();
+  }
+
+  #begins(): void {
+    this.#shown = this.#session.consoleLines().length;
+    this.#notes = [];
+    this.#why = TRAPPED;
+  }
+
+  /** The debugger has gone: what it has set goes with it. The machine stays where it stands. */
+  forget(): void {
+    for (const { id } of this.#session.breakpoints) {
+      if (id !== this.#faults) this.#session.removeBreakpoint(id);
+    }
+    this.#placed.clear();
+    this.#notes = [];
+    this.faultStops = 'all';
+    this.pathStepping = 'off';
+    this.passed = new Set();
+    this.features = new Set();
   }
 
   interrupt(): void {
@@ -114,14 +148,13 @@ export class RunControl {
     this.#placed.delete(key);
   }
 
-  /** Whoever set them has gone. */
-  removeAll(): void {
-    for (const { placed } of [...this.#placed.values()]) this.remove(placed);
-  }
-
   /** `id` of the session's is one of gdb's. */
   isPlaced(id: number): boolean {
-    return [...this.#placed.values()].some((each) => each.id === id);
+    return this.#placedBy(id) !== undefined;
+  }
+
+  #placedBy(id: number): Placed | undefined {
+    return [...this.#placed.values()].find((each) => each.id === id)?.placed;
   }
 
   /** At the end: gdb is told that the program has exited, 0 when the fixture has passed. It lets go of it then. */
@@ -146,7 +179,9 @@ export class RunControl {
       for (;;) {
         const stop = await this.#step();
         const { kind } = stop.reason;
-        if ((kind !== 'stepped' && kind !== 'resolved') || this.#interrupted) return stop;
+        if (kind !== 'stepped' && kind !== 'resolved') return stop;
+        // It may have come just when a step was done.
+        if (this.#interrupted) return { ...stop, reason: { kind: 'interrupted' } };
         const { pc, place } = stop.position;
         if (place !== 'code' || pc < start || pc >= end) return stop;
       }
@@ -155,48 +190,21 @@ export class RunControl {
 
   continueBack(): Promise<Resumed> {
     return this.#run('back', async () => {
-      const stop = (await this.#changedJustNow()) ?? (await this.#session.continueBack());
+      // For the session a watchpoint is hit behind the instruction, for gdb when it goes back in front of it.
+      const stop = await this.#session.continueBack({ hitHere: true });
       // gdb for arm64 goes back over the instruction by itself.
       if (stop.reason.kind !== 'watchpoint' || this.#session.arch === 'arm64') return stop;
       return this.#before(stop);
     });
   }
 
-  /**
-   * A watchpoint that is hit by going back a single tick. The session has been there: for it a watchpoint is hit
-   * behind the change, for someone who goes back in front of it.
-   */
-  async #changedJustNow(): Promise<Stop | null> {
-    const session = this.#session;
-    const { tick } = session.position;
-    const watches = [...this.#placed.values()].filter(({ placed }) => placed.type === 2 || placed.type === 4);
-    if (watches.length === 0 || tick <= this.#first) return null;
-    const read = ({ placed }: { readonly placed: Placed }): Uint8Array | null =>
-      session.readMemory(placed.address, placed.length);
-    const now = watches.map(read);
-    await session.toTick(tick - 1);
-    const old = watches.map(read);
-    const stop = await session.toTick(tick);
-    const i = watches.findIndex((_, n) => !same(old[n] ?? null, now[n] ?? null));
-    const watch = watches[i];
-    if (watch === undefined || this.#interrupted) return null;
-    const { id, placed } = watch;
-    const hit = { id, text: '', address: placed.address, access: 'write' as const };
-    const reason = {
-      kind: 'watchpoint' as const,
-      hit: { ...hit, before: old[i] ?? null, after: now[i] ?? null },
-    };
-    return { ...stop, reason, text: '' };
-  }
-
   stepBack(): Promise<Resumed> {
     return this.#run('back', () => {
       const session = this.#session;
       const { pathStepping } = this;
-      if (pathStepping !== 'off' && session.position.place !== 'start') {
-        if (session.position.place === 'path') return session.stepPathBack(pathStepping);
-      }
-      return session.stepInstructionBack();
+      return pathStepping !== 'off' && session.position.place === 'path'
+        ? session.stepPathBack(pathStepping)
+        : session.stepInstructionBack();
     });
   }
 
@@ -214,8 +222,8 @@ export class RunControl {
     this.#arm(this.#stops);
     const notes = this.#notes.splice(0);
     if (direction === 'forward' && session.position.place === 'end') {
-      this.#reply = this.#stopped(SIGTRAP, 'replaylog:end:;');
-      return { reply: this.#reply, notes };
+      this.#why = { signal: SIGTRAP, detail: 'replaylog:end:;' };
+      return { reply: this.reply, notes };
     }
     let stop = await move();
     if (direction === 'back' && stop.position.tick < this.#first) {
@@ -227,8 +235,8 @@ export class RunControl {
     else this.#shown = session.consoleLines().length;
     const note = this.#noteOf(stop);
     if (note !== null) notes.push(note);
-    this.#reply = this.#replyOf(stop);
-    return { reply: this.#reply, notes };
+    this.#why = this.#whyOf(stop);
+    return { reply: this.reply, notes };
   }
 
   #console(): string[] {
@@ -265,10 +273,8 @@ export class RunControl {
     this.#arm('none');
     const behind = await session.finishFault();
     this.#arm(this.#stops);
-    if (behind.reason.kind === 'resolved' || this.#stops === 'none') {
-      return { stop: behind.reason.kind === 'resolved' ? null : behind };
-    }
-    if (isHit(behind.reason)) return { stop: behind };
+    if (behind.reason.kind === 'resolved') return { stop: null };
+    if (this.#stops === 'none' || isHit(behind.reason) || this.#interrupted) return { stop: behind };
     await session.toTick(fault.position.tick);
     return { stop: { ...session.stop, reason: fault.reason, text: fault.text } };
   }
@@ -291,7 +297,7 @@ export class RunControl {
     while (!this.#interrupted) {
       if (stop.reason.kind === 'fault' && this.#isOurs(stop.reason.hit)) {
         if (this.pathStepping !== 'off') return stop;
-        const { stop: reported } = this.#stops === 'none' ? await this.#quietly() : await this.#atFault(stop);
+        const { stop: reported } = await this.#atFault(stop);
         if (reported !== null) return reported;
         stop = session.stop;
       }
@@ -303,42 +309,39 @@ export class RunControl {
     return stop;
   }
 
-  async #quietly(): Promise<{ readonly stop: Stop | null }> {
-    const behind = await this.#session.finishFault();
-    return { stop: behind.reason.kind === 'resolved' ? null : behind };
-  }
-
   /** From where a watchpoint was seen, back to the instruction or the step of the path that did it. */
   async #before(stop: Stop): Promise<Stop> {
     const session = this.#session;
-    if (stop.position.place === 'code') await session.stepInstructionBack();
-    else await session.toTick(stop.position.tick - 1);
-    return { ...session.stop, reason: stop.reason, text: stop.text };
+    const before =
+      stop.position.place === 'code'
+        ? await session.stepInstructionBack()
+        : await session.toTick(stop.position.tick - 1);
+    return this.#interrupted ? before : { ...before, reason: stop.reason, text: stop.text };
   }
 
-  #replyOf({ reason, position }: Stop): string {
+  #whyOf({ reason, position }: Stop): Why {
     switch (reason.kind) {
       case 'breakpoint': {
-        const found = [...this.#placed.values()].find(({ id }) => id === reason.hit.id)?.placed;
-        const why = found === undefined ? '' : found.type === 1 ? 'hwbreak:;' : 'swbreak:;';
-        return this.#stopped(SIGTRAP, why);
+        const type = this.#placedBy(reason.hit.id)?.type;
+        const why = type === undefined ? null : type === 1 ? 'hwbreak' : 'swbreak';
+        // Not for those who have not asked for it.
+        return why !== null && this.features.has(`${why}+`)
+          ? { signal: SIGTRAP, detail: `${why}:;` }
+          : TRAPPED;
       }
       case 'watchpoint': {
-        const found = [...this.#placed.values()].find(({ id }) => id === reason.hit.id)?.placed;
-        const why =
-          found === undefined ? '' : `${WATCH[found.type] ?? 'watch'}:${hexOf(reason.hit.address)};`;
-        return this.#stopped(SIGTRAP, why);
+        const name = WATCH[this.#placedBy(reason.hit.id)?.type ?? 0];
+        if (name === undefined) return TRAPPED;
+        return { signal: SIGTRAP, detail: `${name}:${hexOf(reason.hit.address)};` };
       }
       case 'fault':
-        return this.#stopped(this.#isOurs(reason.hit) ? SIGSEGV : SIGTRAP, '');
+        return { signal: this.#isOurs(reason.hit) ? SIGSEGV : SIGTRAP, detail: '' };
       case 'interrupted':
-        return this.#stopped(SIGINT, '');
+        return { signal: SIGINT, detail: '' };
       case 'history-begin':
-        return this.#stopped(SIGTRAP, 'replaylog:begin:;');
-      case 'end':
-        return this.#stopped(SIGTRAP, 'replaylog:end:;');
+        return { signal: SIGTRAP, detail: 'replaylog:begin:;' };
       default:
-        return this.#stopped(SIGTRAP, position.place === 'end' ? 'replaylog:end:;' : '');
+        return position.place === 'end' ? { signal: SIGTRAP, detail: 'replaylog:end:;' } : TRAPPED;
     }
   }
 
@@ -361,16 +364,6 @@ export class RunControl {
         return text;
     }
   }
-
-  /** `T05` with pc and sp, which spares gdb a question. */
-  #stopped(signal: number, reason: string): string {
-    const { pc, sp } = this.#target;
-    const session = this.#session;
-    const word = (number: number, value: bigint): string =>
-      `${hexOf(BigInt(number), 2)}:${hexWord(value, 8)};`;
-    const thread = `thread:${hexOf(BigInt(session.cpu + 1))};`;
-    return `T${hexOf(BigInt(signal), 2)}${word(pc, session.pc)}${word(sp, session.sp)}${thread}${reason}`;
-  }
 }
 
 const ACCESS: Readonly<Record<number, 'write' | 'read' | 'access'>> = { 2: 'write', 3: 'read', 4: 'access' };
@@ -391,13 +384,6 @@ function isHit(reason: StopReason): boolean {
 
 /** `#PF at write_cmask+0x4: write of a.page(3)+0x10, error code 0x2`. */
 function faultText(event: FaultEvent, nameOf: (address: bigint) => string | null): string {
-  const at = (address: bigint): string => {
-    const name = nameOf(address);
-    return name === null ? hex(address) : `${hex(address)} <${name}>`;
-  };
+  const at = (address: bigint): string => namedAddress(address, nameOf);
   return `${event.exception}: ${event.access} of ${at(event.address)} at ${at(event.pc)}, code ${hex(event.code)}`;
-}
-
-function same(a: Uint8Array | null, b: Uint8Array | null): boolean {
-  return a === null || b === null ? a === b : Buffer.compare(a, b) === 0;
 }

@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { ISAS, type Isa, OOPS_STEPS, SCRATCH_STEPS, sessionOf } from '../testing.js';
 import { packet } from './framing.js';
+import { hexText } from './hex.js';
 import { type GdbServer, serveGdb } from './server.js';
 import { RspClient } from './testing.js';
 
@@ -268,6 +269,8 @@ describe.each(ISAS)('%s', (isa) => {
       'Z0,0',
       'vCont;',
       'vCont;q',
+      'vCont;C',
+      'vCont;t',
       'Hx0',
       'X0,1',
       'qRcmd,0',
@@ -286,6 +289,15 @@ describe.each(ISAS)('%s', (isa) => {
     client.sendRaw(Uint8Array.of(0x03));
     expect(await client.answer()).toMatch(/^T02/);
     expect(await client.ask('s')).toMatch(/^T05/);
+  });
+
+  test('a loop that is stepped through is interrupted, too', async () => {
+    const served = await serve(isa, ...LONG);
+    const client = await connect(served);
+    client.sendRaw(packet(Buffer.from('vCont;r0,ffffffffffffffff:1')));
+    client.sendRaw(Uint8Array.of(0x03));
+    expect(await client.answer()).toMatch(/^T02/);
+    expect(await client.ask('vCont;s:1')).toMatch(/^T05/);
   });
 
   test('one who disappears leaves everything in order for the next', async () => {
@@ -336,6 +348,114 @@ describe.each(ISAS)('%s', (isa) => {
     expect(await client.next()).toBeNull();
   });
 
+  test('vKill ends it as well, but starts anew for those who can go on with that', async () => {
+    const served = await serve(isa);
+    const first = await connect(served);
+    await first.ask('!');
+    await first.ask('s');
+    expect(await first.ask('vKill;1')).toBe('OK');
+    expect(served.session.position.instructions).toBe(0);
+    expect(await first.ask('D')).toBe('OK');
+    const second = await connect(served);
+    expect(await second.ask('vKill;1')).toBe('OK');
+    await served.server.ended;
+  });
+
+  test('what a debugger has set goes with it', async () => {
+    const served = await serve(isa);
+    const first = await connect(served);
+    await first.ask('qSupported:swbreak+;hwbreak+');
+    await first.ask(`Z0,${hexOf(served.session.evaluate('write_word'))},1`);
+    expect(await first.ask('c')).toMatch(/swbreak:;$/);
+    await first.monitor('break bpf_arena_handle_page_fault');
+    await first.monitor('faults none');
+    await first.monitor('stepping all');
+    expect(await first.ask('D')).toBe('OK');
+    const second = await connect(served);
+    expect(await second.monitor('break')).toBe('there are none\n');
+    expect(await second.monitor('faults')).toBe('faults: all\n');
+    expect(await second.monitor('stepping')).toBe('stepping: off\n');
+    // It has not said that it knows this reason.
+    await second.ask('bs');
+    await second.ask(`Z0,${hexOf(served.session.evaluate('write_word'))},1`);
+    expect(await second.ask('c')).toMatch(/thread:1;$/);
+  });
+
+  test('each packet waits until the one before is taken', async () => {
+    const client = await connect(await serve(isa));
+    client.sendRaw(packet(Buffer.from(`qRcmd,${Buffer.from('path').toString('hex')}`)));
+    const output = {
+      kind: 'packet',
+      data: new Uint8Array(Buffer.from(`O${hexText('no path: nothing has faulted yet\n')}`)),
+    };
+    expect(await client.next()).toEqual({ kind: 'ack' });
+    expect(await client.next()).toEqual(output);
+    client.sendRaw('-');
+    expect(await client.next()).toEqual(output);
+    client.sendRaw('+-');
+    const ok = { kind: 'packet', data: new Uint8Array(Buffer.from('OK')) };
+    expect(await client.next()).toEqual(ok);
+    expect(await client.next()).toEqual(ok);
+  });
+
+  test('a stop is told with the registers as they are now', async () => {
+    const served = await serve(isa);
+    const client = await connect(served);
+    const pc = served.session.evaluate('write_word');
+    expect(await client.ask(`P${hexOf(BigInt(PC[isa]))}=${little(pc)}`)).toBe('OK');
+    expect(await client.ask('?')).toContain(`${hexOf(BigInt(PC[isa]))}:${little(pc)};`);
+  });
+
+  test('what the machine cannot be is refused with the reason, and nothing has changed', async () => {
+    const served = await serve(isa);
+    const client = await connect(served);
+    const xml = await client.ask('qXfer:features:read:target.xml:0,3000');
+    const names = [...xml.matchAll(/<reg name="(\w+)"/g)].map(([, name]) => name);
+    const number = names.indexOf(isa === 'arm64' ? 'TCR_EL1' : 'cr0').toString(16);
+    const before = await client.ask('g');
+    expect(await client.ask(`P${number}=${little(0n)}`)).toMatch(/^E\.[ -~]{20,}$/);
+    expect(await client.ask('g')).toBe(before);
+    // The first one could be written, the other one could not.
+    const at = before.lastIndexOf(await client.ask(`p${number}`));
+    const both = `${little(1n)}${before.slice(16, at)}${little(0n)}${before.slice(at + 16)}`;
+    expect(await client.ask(`G${both}`)).toMatch(/^E\./);
+    expect(await client.ask('g')).toBe(before);
+  });
+
+  test('reads one behind the other, on the way back', async () => {
+    const served = await serve(isa, '  - { call: touch_twice, registers: { ARG0: counter } }');
+    const client = await connect(served);
+    const { session } = served;
+    const counter = session.evaluate('counter');
+    await client.ask(`Z3,${hexOf(counter)},8`);
+    const stops: number[] = [];
+    const go = async (packet: string): Promise<void> => {
+      expect(await client.ask(packet)).toContain(`rwatch:${hexOf(counter)};`);
+      stops.push(session.position.instructions);
+      // As gdb does for arm64, which looks behind the instruction.
+      if (isa === 'arm64')
+        stops.push(await client.ask(packet === 'c' ? 's' : 'bs').then(() => session.position.instructions));
+    };
+    await go('c');
+    await go('c');
+    await client.ask('s');
+    const forwards = stops.splice(0);
+    await go('bc');
+    await go('bc');
+    expect([forwards, stops]).toEqual(
+      isa === 'arm64'
+        ? [
+            [0, 1, 1, 2],
+            [2, 1, 1, 0],
+          ]
+        : [
+            [1, 2],
+            [1, 0],
+          ],
+    );
+    expect(await client.ask('bc')).toContain('replaylog:begin');
+  });
+
   test('monitor commands', async () => {
     const served = await serve(isa);
     const { session } = served;
@@ -350,6 +470,10 @@ describe.each(ISAS)('%s', (isa) => {
     expect(await client.monitor('path')).toBe('no path: nothing has faulted yet\n');
     expect(await client.monitor('nonsense')).toBe('nonsense is no command: monitor help lists them\n');
     expect(await client.monitor('walk')).toBe('an address is needed\n');
+    expect(await client.monitor('delete x')).toBe('x is no number\n');
+    expect(await client.monitor('delete 99')).toBe('there is no breakpoint number 99\n');
+    expect(await client.monitor('break step 1.5')).toBe('1.5 is no number\n');
+    expect(await client.monitor('stream')).toBe('all streams are empty\n');
     expect(await client.monitor('break bpf_arena_handle_page_fault')).toMatch(
       /function bpf_arena_handle_page_fault/,
     );

@@ -100,7 +100,14 @@ class Serving implements GdbServer {
     this.#options.log(`${who} has connected`);
     const connection = new Connection(
       this.#stub,
-      { send: (bytes) => void socket.write(bytes), end: () => void socket.end() },
+      {
+        send: (bytes) => {
+          socket.write(bytes);
+          // It asks and asks, and does not read.
+          if (socket.writableLength > UNREAD_MAX) socket.destroy();
+        },
+        end: () => void socket.end(),
+      },
       {
         killed: () => {
           this.#options.log('the debugger has ended the session');
@@ -130,6 +137,9 @@ class Serving implements GdbServer {
 
 /** Milliseconds that a debugger gets to be gone when the next one comes. */
 const LEAVING = 200;
+
+/** Bytes that wait for a debugger to read them. */
+const UNREAD_MAX = 0x100_0000;
 
 /** Bytes that a debugger says before it is sent away. */
 const REFUSED_AFTER = 0x1_0000;

@@ -5,7 +5,7 @@
 import type { DebugSession } from '../api.js';
 import { SessionError } from '../session-error.js';
 import { symbolFile } from './elf.js';
-import { PACKET_MAX } from './framing.js';
+import { fitting, PACKET_MAX } from './framing.js';
 import {
   hexBytes,
   hexText,
@@ -42,7 +42,6 @@ export class Stub {
   #cpu: number | null = null;
   #extended = false;
   #physical = false;
-  #messages = false;
 
   /** @param name of the fixture, for the name of the file */
   constructor(session: DebugSession, name: string) {
@@ -52,20 +51,13 @@ export class Stub {
     this.#file = new ServedFile(pathOf(name), () => symbolFile(session));
   }
 
-  /** A debugger has come. */
-  connected(): void {
-    this.disconnected();
-  }
-
-  /** It has gone, with or without a word: what it has set goes with it. */
+  /** The debugger has gone, with or without a word: what it has set goes with it. */
   disconnected(): void {
-    this.control.removeAll();
-    this.control.passed = new Set();
+    this.control.forget();
     this.#file.closeAll();
     this.#cpu = null;
     this.#extended = false;
     this.#physical = false;
-    this.#messages = false;
   }
 
   /**
@@ -78,7 +70,8 @@ export class Stub {
       return (await this.#answer(text, data, notice)) ?? say('');
     } catch (error) {
       if (error instanceof PacketError) return say('E16');
-      if (error instanceof SessionError) return say(this.#messages ? `E.${ascii(error.message)}` : 'E01');
+      // gdb shows the text behind the point, and has done so long before it could announce that (error-message+).
+      if (error instanceof SessionError) return say(`E.${ascii(error.message)}`);
       throw error;
     }
   }
@@ -125,7 +118,7 @@ export class Stub {
       case 'D':
         return { ...say('OK'), after: 'detach' };
       case 'k':
-        return this.#kill();
+        return this.#kill([]);
       case 'R':
         if (!this.#extended) return null;
         await this.control.restart();
@@ -140,10 +133,11 @@ export class Stub {
     }
   }
 
-  async #kill(): Promise<Answer> {
-    if (!this.#extended) return { packets: [], after: 'kill' };
+  /** Whoever can start it anew (`target extended-remote`) kills the run; for the others it is the end of the session. */
+  async #kill(packets: readonly Uint8Array[]): Promise<Answer> {
+    if (!this.#extended) return { packets, after: 'kill' };
     await this.control.restart();
-    return { packets: [], after: 'stay' };
+    return { packets, after: 'stay' };
   }
 
   // Registers.
@@ -183,36 +177,33 @@ export class Stub {
     if (source === null || source === ERROR_CODE) {
       throw new SessionError(`${register.name} cannot be written`);
     }
-    this.#set(source, parseWord(digits), this.#cpu ?? this.#session.cpu);
+    this.#changed(this.#session.writeRegister(source, parseWord(digits), this.#cpu ?? this.#session.cpu));
     return say('OK');
   }
 
+  /** All or none. */
   #writeAll(text: string): Answer {
     const before = this.#registers();
-    if (text.length !== before.length) throw new PacketError('not all registers');
+    if (text.length !== before.length || !/^[0-9a-fx]*$/i.test(text))
+      throw new PacketError('not all registers');
     const cpu = this.#cpu ?? this.#session.cpu;
+    const written: { readonly source: string; readonly value: bigint }[] = [];
     let at = 0;
-    for (const { source, bits } of this.#target.registers) {
-      const digits = text.slice(at, at + bits / 4).toLowerCase();
-      const unchanged = digits === before.slice(at, at + bits / 4);
-      at += bits / 4;
-      if (unchanged || digits.includes('x') || source === null || source === ERROR_CODE) continue;
-      this.#set(source, parseWord(digits), cpu);
+    try {
+      for (const { source, bits } of this.#target.registers) {
+        const [old, digits] = [before, text].map((each) => each.slice(at, at + bits / 4).toLowerCase());
+        at += bits / 4;
+        if (digits === undefined || digits === old || digits.includes('x')) continue;
+        if (source === null || source === ERROR_CODE) continue;
+        const value = this.#session.register(source, cpu);
+        this.#changed(this.#session.writeRegister(source, parseWord(digits), cpu));
+        written.push({ source, value });
+      }
+    } catch (error) {
+      for (const { source, value } of written.reverse()) this.#session.writeRegister(source, value, cpu);
+      throw error;
     }
     return say('OK');
-  }
-
-  /** What the machine cannot be is refused, and the register is what it was. */
-  #set(name: string, value: bigint, cpu: number): void {
-    const session = this.#session;
-    const before = session.register(name, cpu);
-    try {
-      this.#changed(session.writeRegister(name, value, cpu));
-    } catch (error) {
-      if (!(error instanceof Error) || error.name !== 'ControlRegisterError') throw error;
-      session.writeRegister(name, before, cpu);
-      throw new SessionError(error.message);
-    }
   }
 
   /** The user learns at the next stop what a change has made the session forget. */
@@ -292,7 +283,7 @@ export class Stub {
     if (match === null) throw new PacketError('no way to go on');
     if (match[2] !== undefined && match[2] !== '') {
       const pc = this.#target.registers[this.#target.pc]?.source ?? 'pc';
-      this.#set(pc, parseHex(match[2]), this.#session.cpu);
+      this.#changed(this.#session.writeRegister(pc, parseHex(match[2]), this.#session.cpu));
     }
     const step = text[0] === 's' || text[0] === 'S';
     return this.#resumed(() => (step ? this.control.step() : this.control.continue()), notice);
@@ -301,12 +292,13 @@ export class Stub {
   /** The machine decides which CPU runs: any action for any thread is one for it. */
   async #vCont(text: string, notice: (data: Uint8Array) => void): Promise<Answer> {
     const [action = ''] = text.slice('vCont;'.length).split(';', 1);
-    const match = /^(?:([cs])|([CS])[0-9a-f]{2}|r([0-9a-f]+),([0-9a-f]+)|(t))(?::[0-9a-f]+|:-1)?$/i.exec(
-      action,
-    );
+    const match =
+      /^(?:([cs])|([CS])[0-9a-fA-F]{2}|r([0-9a-fA-F]+),([0-9a-fA-F]+))(?::(?:[0-9a-fA-F]+|-1))?$/.exec(
+        action,
+      );
+    // Not `t`, either: it is for what runs while the debugger asks.
     if (match === null) throw new PacketError('no action');
-    const [, plain, signalled, start, end, stop] = match;
-    if (stop !== undefined) throw new PacketError('nothing runs');
+    const [, plain, signalled, start, end] = match;
     if (start !== undefined) {
       const range = [parseHex(start), parseHex(end)] as const;
       return this.#resumed(() => this.control.stepRange(...range), notice);
@@ -322,10 +314,7 @@ export class Stub {
       const bytes = this.#file.answer(text.slice('vFile:'.length));
       return bytes === null ? null : { packets: [bytes], after: 'stay' };
     }
-    if (text.startsWith('vKill;') || text === 'vKill') {
-      await this.control.restart();
-      return say('OK');
-    }
+    if (text.startsWith('vKill;')) return this.#kill([latin1('OK')]);
     if (text.startsWith('vRun') && this.#extended) {
       await this.control.restart();
       return say(this.control.reply);
@@ -356,7 +345,7 @@ export class Stub {
   }
 
   #threadText(cpu: number): string {
-    const { session } = { session: this.#session };
+    const session = this.#session;
     const { comm, pid, mode } = session.task;
     return cpu === session.cpu ? `CPU ${cpu}, ${mode}, ${comm} (${pid})` : `CPU ${cpu}`;
   }
@@ -421,7 +410,7 @@ export class Stub {
   }
 
   #supported(features: string): string {
-    this.#messages = features.split(';').includes('error-message+');
+    this.control.features = new Set(features.split(';'));
     return [
       `PacketSize=${PACKET_MAX.toString(16)}`,
       'QStartNoAckMode+',
@@ -434,7 +423,6 @@ export class Stub {
       'hwbreak+',
       'ReverseStep+',
       'ReverseContinue+',
-      ...(this.#messages ? ['error-message+'] : []),
     ].join(';');
   }
 
@@ -457,9 +445,11 @@ export class Stub {
             : null;
     if (whole === null) return null;
     if (whole === undefined) return say('E00');
+    const bytes = Buffer.from(whole, 'utf8');
     const from = parseSmall(offset);
-    const part = whole.slice(from, from + Math.min(parseSmall(length), PACKET_MAX / 2 - 2));
-    return say(`${from + part.length < whole.length ? 'm' : 'l'}${part}`);
+    const part = fitting(bytes.subarray(from, from + parseSmall(length)), PACKET_MAX - 1);
+    const more = from + part.length < bytes.length ? 'm' : 'l';
+    return { packets: [Buffer.concat([latin1(more), part])], after: 'stay' };
   }
 
   #monitor(args: string): Answer {

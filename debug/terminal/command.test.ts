@@ -111,6 +111,10 @@ describe('what gdb lacks', () => {
 test('arguments and formats are cut off', () => {
   expect(table.parse('  x/4xg   a.page(3) + 8 ')).toMatchObject({ format: '4xg', argument: 'a.page(3) + 8' });
   expect(table.parse('p/d$rax')).toMatchObject({ format: 'd', argument: '$rax' });
+  // gdb takes the format behind blanks, too.
+  expect(table.parse('x /4xg $sp')).toMatchObject({ format: '4xg', argument: '$sp' });
+  expect(table.parse('disas /r')).toMatchObject({ format: 'r', argument: '' });
+  expect(table.parse('source /tmp/x')).toMatchObject({ format: '', argument: '/tmp/x' });
   expect(table.parse('info registers rax')).toMatchObject({ format: '', argument: 'rax' });
   expect(table.parse('b*$pc')).toMatchObject({ argument: '*$pc' });
   expect(table.parse('i r')).toMatchObject({ argument: '' });

@@ -5,6 +5,7 @@ import type { Stop } from '../stop.js';
 import { CommandError } from './command-error.js';
 import type { Letter, Size } from './format.js';
 import type { Line } from './lines.js';
+import { insteadOf } from './not-here.js';
 
 /** Commands by what they are for, in the order in which help lists them. */
 export const GROUPS = {
@@ -42,6 +43,8 @@ export interface Context {
   moves(count: number, go: () => Promise<Stop>, each: boolean): Promise<void>;
   /** The value of an expression, with `$1` and what stands in memory behind `*`. Throws what is wrong with it. */
   value(text: string): { readonly value: bigint; readonly size: Size };
+  /** An expression as sessions take it: with numbers for `$1` and so on, and casts for gdb's braces. */
+  expression(text: string): string;
   /** Keeps a value as `$1` and so on; returns the number. */
   remember(value: bigint): number;
   /** What an empty line does next instead of the same command again. */
@@ -133,12 +136,15 @@ export class CommandTable {
   parse(line: string): Typed {
     const match = /^([A-Za-z][\w-]*)(?:\/(\w*))?(.*)$/s.exec(line.trim());
     if (match === null) throw new CommandError(`Undefined command: "${firstWord(line)}".  Try "help".`);
-    const [, word = '', format = '', rest = ''] = match;
+    const [, word = '', near, rest = ''] = match;
     const { command, argument } = this.#command(word, rest.trim());
-    if (match[2] !== undefined && command.format !== true) {
-      throw new CommandError(`${command.name} takes no format: /${format} means nothing here`);
+    if (near !== undefined && command.format !== true) {
+      throw new CommandError(`${command.name} takes no format: /${near} means nothing here`);
     }
-    return { command, format, argument };
+    // As in gdb, blanks may stand in front of the slash.
+    const apart = near === undefined && command.format === true ? /^\/(\w*)(.*)$/s.exec(argument) : null;
+    if (apart !== null) return { command, format: apart[1] ?? '', argument: (apart[2] ?? '').trim() };
+    return { command, format: near ?? '', argument };
   }
 
   #command(word: string, rest: string): { readonly command: Command; readonly argument: string } {
@@ -167,6 +173,7 @@ export class CommandTable {
   /** The name that a word means: itself, the only one that begins with it, or the one that the others begin with. */
   #resolve(word: string, names: ReadonlySet<string>, before: string): string {
     if (names.has(word)) return word;
+    if (before === '' && word === 'i') return 'info';
     // Abbreviations are no names that others are short for; second words are all names.
     const full =
       before === ''
@@ -175,6 +182,8 @@ export class CommandTable {
     const found = [...names].filter((name) => name.startsWith(word) && full.has(name));
     const [shortest] = [...found].sort((a, b) => a.length - b.length);
     if (shortest === undefined) {
+      const instead = insteadOf(`${before}${word}`);
+      if (instead !== null) throw new CommandError(`There is no ${before}${word} here: ${instead}.`);
       throw new CommandError(
         `Undefined ${before}command: "${word}".  Try "help${before === '' ? '' : ` ${before.trim()}`}"${didYouMean(word, names) || '.'}`,
       );

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { engine, ISAS, SCRATCH_STEPS, sessionOf } from '../testing.js';
 import { allCommands } from './commands/index.js';
-import { complete } from './complete.js';
+import { complete, completeWords } from './complete.js';
 
 afterAll(() => engine.close());
 const table = allCommands();
@@ -38,6 +38,11 @@ describe.each(ISAS)('%s', (isa) => {
     expect(of('')[0]).toContain('walk');
     session.addBreakpoint({ kind: 'kfence' });
     expect(of('delete ')).toEqual([['1'], '']);
+    // At the keyboard a word that is complete is ended; an arena's page wants its number.
+    expect(completeWords('inf', table, session)).toEqual([['info '], 'inf']);
+    expect(completeWords('info', table, session)).toEqual([['info '], 'info']);
+    expect(completeWords('ste', table, session)).toEqual([['step', 'stepi'], 'ste']);
+    expect(completeWords('p a.pa', table, session)).toEqual([['a.page('], 'a.pa']);
     session.close();
   });
 });

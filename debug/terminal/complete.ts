@@ -12,6 +12,18 @@ export type CompletionView = Pick<
   'symbols' | 'functions' | 'registers' | 'breakpoints' | 'arenas' | 'streams'
 >;
 
+/** The same as `complete()` for readline: as in gdb, a blank stands behind a word that is the only one. */
+export function completeWords(
+  line: string,
+  commands: CommandTable,
+  session: CompletionView,
+): [string[], string] {
+  const [words, beginning] = complete(line, commands, session);
+  const [only] = words;
+  const whole = words.length === 1 && only !== undefined && !only.endsWith('(');
+  return [whole ? [`${only} `] : words, beginning];
+}
+
 /** Candidates for the word at the end of a line, and that word. */
 export function complete(line: string, commands: CommandTable, session: CompletionView): [string[], string] {
   const text = line.trimStart();
@@ -34,6 +46,7 @@ export function complete(line: string, commands: CommandTable, session: Completi
 function firstOf(word: string, commands: CommandTable): string {
   const firsts = new Set(commands.names.map((each) => each.split(' ')[0] ?? each));
   if (firsts.has(word)) return word;
+  if (word === 'i') return 'info';
   const found = [...firsts].filter((each) => each.startsWith(word));
   return found.length === 1 ? (found[0] ?? word) : word;
 }
@@ -77,6 +90,7 @@ function candidates(
         'other',
       ];
     case 'breakpoints':
+      if (name === 'condition' && /\s/.test(rest)) return expressionWords(session);
       return session.breakpoints.map(({ id }) => String(id));
     case 'commands':
       return [...commands.names, ...Object.keys(GROUPS), 'all'];

@@ -80,6 +80,8 @@ describe('places in memory', () => {
     ['*(char **)p', 'p', 8],
     ['{u16}0x1000', '0x1000', 2],
     ['{pte_t} p', 'p', 8],
+    ['*(u32 *)&counter', '&counter', 4],
+    ['**(u64 **)p', '*(u64 **)p', 8],
   ])('%s', (text, address, size) => {
     expect(parsePlace(text)).toEqual({ address, size });
   });
@@ -88,6 +90,7 @@ describe('places in memory', () => {
     ['*(struct page *)p', 'struct page is no type that is known here: u8, u16, u32 and u64 are'],
     ['{}p', 'an empty type is no type that is known here: u8, u16, u32 and u64 are'],
     ['*p + 8', 'put what is added to the address in parentheses: *(u64 *)(p + 8)'],
+    ['*(u8 *)p==1', 'put what is added to the address in parentheses: *(u64 *)(p==1)'],
     ['*(u8 *)p - 1', 'put what is added to the address in parentheses: *(u64 *)(p - 1)'],
   ])('%s is refused', (text, message) => {
     expect(() => parsePlace(text)).toThrow(new CommandError(message));

@@ -1,12 +1,14 @@
 /** How `print` and `x` show values: the letters are gdb's. */
 import { hex, hex16 } from '../../emu/address.js';
+import type { Size } from '../../vector/format/expression.js';
+import { namedAddress } from '../stop.js';
 import { CommandError } from './command-error.js';
 
 export type Letter = 'x' | 'd' | 'u' | 'o' | 't' | 'z' | 'c' | 'a' | 's' | 'i';
 const LETTERS: readonly string[] = ['x', 'd', 'u', 'o', 't', 'z', 'c', 'a', 's', 'i'] satisfies Letter[];
 
-/** Bytes of a unit. */
-export type Size = 1 | 2 | 4 | 8;
+export type { Size };
+
 const SIZES: Readonly<Record<string, Size>> = { b: 1, h: 2, w: 4, g: 8 };
 
 /** What stands behind the slash; null for what is left out. */
@@ -15,8 +17,6 @@ export interface Format {
   readonly letter: Letter | null;
   readonly size: Size | null;
 }
-
-export const NO_FORMAT: Format = { count: null, letter: null, size: null };
 
 /** The most units that are shown at once. */
 export const COUNT_MAX = 4096;
@@ -73,10 +73,8 @@ export function valueAs(
       return unsigned.toString(2);
     case 'c':
       return `${BigInt.asIntN(8, value)} ${character(Number(unsigned & 0xffn))}`;
-    case 'a': {
-      const name = nameOf(unsigned);
-      return name === null ? hex(unsigned) : `${hex(unsigned)} <${name}>`;
-    }
+    case 'a':
+      return namedAddress(unsigned, nameOf);
   }
 }
 

@@ -3,7 +3,7 @@ import type { EntryLevel } from '../../vector/machine/machine.js';
 
 export const LEVELS: readonly EntryLevel[] = ['pgd', 'pud', 'pmd', 'pte'];
 
-export function isEntryLevel(word: string): word is EntryLevel {
+function isEntryLevel(word: string): word is EntryLevel {
   return LEVELS.some((level) => level === word);
 }
 

@@ -35,6 +35,14 @@ describe('lines are broken to the width of the screen', () => {
     ]);
   });
 
+  test('not in the name of an address', () => {
+    expect(shown(line('write of 0xffff <a.page(3) + 0x10>, code 0x2'), 30)).toEqual([
+      'write of 0xffff',
+      '  <a.page(3) + 0x10>, code 0x2',
+    ]);
+    expect(shown(line('one two three a - 0x10 four'), 18)).toEqual(['one two three a -', '  0x10 four']);
+  });
+
   test('text of others anywhere, with its blanks', () => {
     const log = '[    1.000000]   Call Trace:   <TASK>';
     expect(shown(verbatim(dim('log| '), log), 20).join('')).toBe(`log| ${log}`);

@@ -63,7 +63,10 @@ export function width(text: string): number {
 }
 
 /** The narrowest screen that is laid out for; in a narrower one the terminal breaks lines itself. */
-export const COLUMNS_MIN = 20;
+const COLUMNS_MIN = 20;
+
+/** Between words; the name of an address, as `<a.page(3) + 0x10>`, is one word, and so is … with the one before. */
+const WORDS = /(?<=\s)(?=\S)(?!(?:[-+] )?0x[0-9a-f]+>|…)/;
 
 /** A line as rows of at most `columns`; null: as it is. */
 export function rows(source: Line, columns: number | null): readonly (readonly Span[])[] {
@@ -83,7 +86,7 @@ export function rows(source: Line, columns: number | null): readonly (readonly S
     empty = true;
   };
   for (const { text, style } of source.spans) {
-    for (const piece of source.verbatim ? [text] : text.split(/(?<=\s)(?=\S)/)) {
+    for (const piece of source.verbatim ? [text] : text.split(WORDS)) {
       let rest = [...piece];
       const solid = width(piece.trimEnd());
       // What is longer than a row is broken where it stands.

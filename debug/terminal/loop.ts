@@ -2,9 +2,10 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface, type Interface } from 'node:readline';
 import type { DebugSession } from '../api.js';
-import { complete } from './complete.js';
-import { hanging, palette, strong } from './lines.js';
+import { completeWords } from './complete.js';
+import { hanging, type Line, palette, strong } from './lines.js';
 import { Shell } from './shell.js';
+import { TypeAhead } from './type-ahead.js';
 import { stopLines } from './views/where.js';
 
 /** What the debugger is to do before anybody types. */
@@ -60,7 +61,7 @@ export async function runDebugger(
   process.on('SIGINT', onSignal);
   try {
     const interactive = !batch && input.isTTY === true;
-    if (interactive && !quiet) greet(shell);
+    if (interactive && !quiet) shell.print(greeting(session));
     const good = await runScripts(shell, scripts);
     if (shell.status !== null) return shell.status;
     if (batch) {
@@ -82,14 +83,14 @@ export async function runDebugger(
   }
 }
 
-function greet(shell: Shell): void {
-  const { session } = shell;
+/** What a terminal shows at the beginning. */
+export function greeting(session: DebugSession): Line[] {
   const { name, arch } = session.fixture.data;
-  shell.print([
+  return [
     hanging(2, strong(name), ` (${arch})`),
     hanging(2, '`help` says what there is to do; Ctrl-D ends it.'),
     ...stopLines(session.stop, session),
-  ]);
+  ];
 }
 
 /** As gdb does: a command that goes wrong ends the file it stands in, and nothing else. */
@@ -122,7 +123,7 @@ async function runPipe(shell: Shell, input: NodeJS.ReadStream): Promise<void> {
 
 /** A person in front of it. */
 class Terminal {
-  readonly #waiting: string[] = [];
+  readonly #keys: TypeAhead;
   readonly #readline: Interface;
   #busy = false;
   #closed = false;
@@ -133,14 +134,15 @@ class Terminal {
     readonly around: Surroundings,
   ) {
     const { input, output } = around;
+    this.#keys = new TypeAhead(input, () => shell.interrupt());
     this.#readline = createInterface({
-      input,
+      input: this.#keys,
       output,
       terminal: output.isTTY === true && process.env.TERM !== 'dumb',
       prompt: PROMPT,
       history: readHistory(around.history),
       historySize: HISTORY_MAX,
-      completer: (line: string) => complete(line, shell.commands, shell.session),
+      completer: (line: string) => completeWords(line, shell.commands, shell.session),
     });
   }
 
@@ -150,10 +152,11 @@ class Terminal {
       this.#done = resolve;
     });
     rl.on('line', (text) => {
-      this.#waiting.push(text);
-      void this.#work();
+      void this.#work(text);
     });
     rl.on('SIGINT', () => this.#onInterrupt());
+    // Behind Ctrl-Z and `fg` readline has paused its input, and nothing else would let it go on.
+    rl.on('SIGCONT', () => rl.prompt(true));
     rl.on('close', () => {
       this.#closed = true;
       // Ctrl-D: the shell's prompt shall not stand behind ours.
@@ -164,29 +167,24 @@ class Terminal {
     rl.prompt();
     await ended;
     writeHistory(this.around.history, rl);
-    this.around.input.pause();
+    this.#keys.destroy();
   }
 
-  async #work(): Promise<void> {
-    if (this.#busy) return;
+  async #work(text: string): Promise<void> {
     this.#busy = true;
-    for (let text = this.#waiting.shift(); text !== undefined; text = this.#waiting.shift()) {
-      await this.shell.execute(text, null, true);
-      // What was typed ahead is not meant for what came instead.
-      if (this.shell.takeInterrupt()) this.#waiting.length = 0;
-      if (this.shell.status !== null) break;
-    }
+    await this.shell.execute(text, null, true);
+    this.shell.takeInterrupt();
     this.#busy = false;
     if (this.shell.status !== null && !this.#closed) this.#readline.close();
-    if (this.#closed) this.#done();
-    else this.#readline.prompt();
+    if (this.#closed) {
+      this.#done();
+      return;
+    }
+    this.#readline.prompt();
+    this.#keys.next();
   }
 
   #onInterrupt(): void {
-    if (this.#busy) {
-      this.shell.interrupt();
-      return;
-    }
     const rl = this.#readline;
     rl.write(null, { ctrl: true, name: 'e' });
     this.around.out('^C\n');

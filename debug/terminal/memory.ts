@@ -20,7 +20,8 @@ const PER_ROW: Readonly<Record<Size, number>> = { 1: 8, 2: 8, 4: 4, 8: 2 };
 export function examine(context: Context, argument: string, format: string, physical: boolean): Examined {
   const { state } = context;
   const given = parseFormat(format);
-  const letter = given.letter ?? state.letter;
+  // What is shown of instructions is not there at physical addresses.
+  const letter = given.letter ?? (physical && state.letter === 'i' ? 'x' : state.letter);
   if (physical && letter === 'i')
     throw new CommandError('xp shows no instructions: they are at virtual addresses');
   const start = startOf(context, argument, physical);
@@ -39,7 +40,7 @@ export function examine(context: Context, argument: string, format: string, phys
 }
 
 function startOf(context: Context, argument: string, physical: boolean): bigint {
-  if (argument !== '') return context.value(argument.replace(/^&\s*/, '')).value;
+  if (argument !== '') return context.value(argument).value;
   const { next } = context.state;
   if (next === null || next.physical !== physical)
     throw new CommandError('Argument required (starting display address).');

@@ -95,6 +95,19 @@ describe.each(ISAS)('%s', (isa) => {
     // The first instructions of the program, as the manuals encode them.
     const code = isArm ? '0xa9bf7bfd' : '0x55';
     expect(await say(`p/x *(${isArm ? 'u32' : 'u8'} *)prog_main`)).toEqual([`$9 = ${code}`]);
+    const [, plain] = /= (.*)$/.exec((await say('p counter'))[0] ?? '') ?? [];
+    expect(await say('p &counter')).toEqual([`$11 = ${plain}`]);
+    // What stands in memory is an operand like others: as C has it, and conditions.
+    const size = isArm ? 'u32' : 'u8';
+    const value = BigInt(code);
+    expect(
+      await say(
+        `p *(${size} *)&prog_main == ${code}`,
+        `p *(${size} *)prog_main==${value + 1n}`,
+        `p/x *(${size} *)prog_main + 1`,
+        `p/x {${size}}prog_main & ~1`,
+      ),
+    ).toEqual(['$12 = 0x1', '$13 = 0x0', `$14 = ${hex(value + 1n)}`, `$15 = ${hex(value & ~1n)}`]);
     session.close();
   });
 
@@ -175,18 +188,19 @@ describe.each(ISAS)('%s', (isa) => {
     await say('disable 3-6 9', 'c', 'c');
     expect(session.stop.reason).toMatchObject({ kind: 'function' });
     const listed = await say('info breakpoints');
-    expect(listed.map((row) => row.slice(0, 33).trimEnd())).toEqual(
+    expect(listed.map((row) => row.slice(0, 29).trimEnd())).toEqual(
       [
-        'Num Type            Disp Enb Hits',
-        '1   breakpoint      keep y   1',
-        '3   catchpoint      keep n   0',
-        '4   watchpoint      keep n   0',
-        '5   read watchpoint keep n   0',
-        '6   acc watchpoint  keep n   0',
-        '7   catchpoint      keep y   0',
-        '8   catchpoint      keep y   0',
-        '9   catchpoint      keep n   0',
-      ].map((row) => row.slice(0, 33).trimEnd()),
+        'Num Type            Disp Enb What',
+        '1   breakpoint      keep y',
+        '        breakpoint already hit 1 time',
+        '3   catchpoint      keep n',
+        '4   watchpoint      keep n',
+        '5   read watchpoint keep n',
+        '6   acc watchpoint  keep n',
+        '7   catchpoint      keep y',
+        '8   catchpoint      keep y',
+        '9   catchpoint      keep n',
+      ].map((row) => row.slice(0, 29).trimEnd()),
     );
     await say('c');
     expect(session.stop.reason).toMatchObject({ kind: 'fixture-step', phase: 'begins', hit: { id: 8 } });
@@ -233,7 +247,16 @@ describe.each(ISAS)('%s', (isa) => {
         'b',
         'b nowhere',
       ],
-      ...['b 12', 'b write_word if 1', 'catch', 'catch nothing', 'catch step 9', 'watch', 'watch counter, 0'],
+      ...[
+        'b 12',
+        'b write_word if 1 +',
+        'b write_word if',
+        'catch',
+        'catch nothing',
+        'catch step 9',
+        'watch',
+        'watch counter, 0',
+      ],
       ...[
         'watch counter, x',
         'watch *(struct x *)counter',
@@ -269,6 +292,65 @@ describe.each(ISAS)('%s', (isa) => {
     expect(session.breakpoints).toEqual([]);
     expect(session.changes).toEqual([]);
     expect(await say('si')).toEqual([expect.stringMatching(/^=> /)]);
+    session.close();
+  });
+
+  test('commands of gdb that there are none of: what there is instead', async () => {
+    const session = await sessionOf(isa, OOPS_STEPS);
+    const { say, shell } = shellOn(session);
+    const unknown = ['up', 'down', 'info frame', 'info locals', 'shell ls', 'clear', 'jump *0', 'thread 2'];
+    for (const [i, row] of (await say(...unknown)).entries()) {
+      const name = unknown[i]?.split(' ').slice(0, unknown[i]?.startsWith('info') ? 2 : 1);
+      expect(row).toMatch(new RegExp(`^! There is no ${name?.join(' ')} here: .*\\.$`));
+    }
+    // What is named instead is there.
+    for (const row of await say(...unknown)) {
+      for (const [, command = ''] of row.matchAll(/`([a-z][^`]*)`/g)) {
+        if (!command.startsWith('kfault ')) expect(() => shell.commands.parse(command)).not.toThrow();
+      }
+    }
+    expect(await say('set listsize 20', 'p/i $pc', 'p/s 1', 'list 5,2')).toEqual([
+      expect.stringMatching(/^! there is no setting `listsize 20`/),
+      '! /i means nothing for a value: x/i shows instructions in memory',
+      '! /s means nothing for a value: x/s shows strings in memory',
+      '! list: line 2 lies in front of line 5',
+    ]);
+    session.close();
+  });
+
+  test('physical memory: what it is shown as, and how it is changed', async () => {
+    const session = await sessionOf(isa, SCRATCH_STEPS);
+    const { say } = shellOn(session);
+    await say('si');
+    const at = hex(session.evaluate('phys(counter)'));
+    expect(await say('x/i $pc', `set phys ${at} = 0x1122334455667788`, `xp/gx ${at}`)).toEqual([
+      expect.stringMatching(/^=> /),
+      `8 bytes written to physical ${at}`,
+      `${at}:  0x1122334455667788`,
+    ]);
+    // Instructions were shown last: here they are not what is meant.
+    expect(await say('x/i $pc', `xp ${at}`)).toEqual([
+      expect.stringMatching(/^=> /),
+      `${at}:  0x1122334455667788`,
+    ]);
+    expect(await say('p *(u64 *)counter')).toEqual(['$1 = 0x1122334455667788']);
+    session.close();
+  });
+
+  test('the walk of the last fault, when nothing is handled any more', async () => {
+    const session = await sessionOf(
+      isa,
+      `${SCRATCH_STEPS}  - { kfunc: bpf_arena_alloc_pages, args: { map: a, page_cnt: 1 } }\n`,
+    );
+    const { say } = shellOn(session);
+    await say('goto end');
+    const page = session.evaluate('a.page(3)').toString(16);
+    expect((await say('walk'))[0]).toMatch(new RegExp(`^${page} {2}a\\.page\\(3\\) {2}write `));
+    expect(await say('walk counter write read', 'walk counter user kernel')).toEqual([
+      '! walk: the access is said twice: counter write read',
+      '! walk: who makes it is said twice: counter user kernel',
+    ]);
+    expect(await say('walk spin exec user')).toEqual(await say('walk spin user fetch'));
     session.close();
   });
 

@@ -8,9 +8,9 @@ import { type CommandTable, type Context, type ContextState, firstWord } from '.
 import { CommandError } from './command-error.js';
 import { showDisplay } from './commands/data.js';
 import { allCommands } from './commands/index.js';
-import { littleEndian, type Size } from './format.js';
+import type { Size } from './format.js';
 import { bad, type Line, line, type Palette, paint, textLines } from './lines.js';
-import { parsePlace } from './place.js';
+import { sizeIn, withCasts } from './place.js';
 import { newsLines, type Printed } from './views/output.js';
 import { stopLines } from './views/where.js';
 
@@ -177,17 +177,12 @@ export class Shell implements Context {
   }
 
   value(text: string): { readonly value: bigint; readonly size: Size } {
-    const { address, size } = parsePlace(this.#withHistory(text));
-    const value = this.session.evaluate(address);
-    if (size === null) return { value, size: 8 };
-    const bytes = this.session.readMemory(value, size);
-    if (bytes === null) throw new CommandError(`Cannot access memory at address ${hex(value)}`);
-    return { value: littleEndian(bytes), size };
+    const typed = this.expression(text);
+    return { size: sizeIn(typed), value: this.session.evaluate(typed) };
   }
 
-  /** `$`, `$$` and `$1` as numbers. */
-  #withHistory(text: string): string {
-    return text.replace(/\$(\$|[0-9]+)?(?![\w$])/g, (_, which: string | undefined) => {
+  expression(text: string): string {
+    return withCasts(text).replace(/\$(\$|[0-9]+)?(?![\w$])/g, (_, which: string | undefined) => {
       const count = this.#values.length;
       const number = which === undefined ? count : which === '$' ? count - 1 : Number(which);
       const value = this.#values[number - 1];
@@ -240,7 +235,8 @@ export function scriptLines(file: string): string[] {
   try {
     return readFileSync(file, 'utf8').split(/\r?\n/);
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    const code =
+      typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : String(error);
     throw new CommandError(
       code === 'ENOENT' ? `${file}: No such file or directory.` : `${file}: it cannot be read (${code})`,
     );

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from '@jest/globals';
-import { ACCESS_READ } from '../cpu.js';
+import { ACCESS_FETCH, ACCESS_READ } from '../cpu.js';
 import { NativeEngine } from './native-engine.js';
 import { CODE, DATA, RAM_BASE, SENTINEL, STACK, type TestMachine, testMachine } from './test-machine.js';
 
@@ -22,6 +22,8 @@ const ISAS = [
       [0xeb, 0xef],
     ],
     base: 'rdi',
+    /** jmp rdi */
+    jump: [0xff, 0xe7],
   },
   {
     isa: 'arm64' as const,
@@ -36,10 +38,12 @@ const ISAS = [
       (word >>> 24) & 0xff,
     ]),
     base: 'x0',
+    /** br x0 */
+    jump: [0x00, 0x00, 0x1f, 0xd6],
   },
 ];
 
-describe.each(ISAS)('breaks on $isa', ({ isa, pc, counter, size, code, base }) => {
+describe.each(ISAS)('breaks on $isa', ({ isa, pc, counter, size, code, base, jump }) => {
   function machine(): TestMachine {
     const made = testMachine(engine, isa);
     made.load(code.flat());
@@ -88,6 +92,31 @@ describe.each(ISAS)('breaks on $isa', ({ isa, pc, counter, size, code, base }) =
     expect([m.cpu.executed, m.cpu.read(pc)]).toEqual([3, at(3)]);
     m.cpu.write(base, DATA);
     expect(run(m, at(3), 100)).toEqual(['count', 1, 4n, 3n]);
+    m.cpu.close();
+  });
+
+  test('in front of what cannot be fetched, and of a block that leads to it', () => {
+    const m = machine();
+    const [lost, end] = [DATA + 0x1000n, CODE + 0x10000n];
+    const last = end - 2n * size;
+    m.load(jump, CODE);
+    m.load([...(code[0] ?? []), ...(code[0] ?? [])], last);
+    for (const [target, ran, missed] of [
+      [lost, 0, lost],
+      [last, 2, end],
+    ] as const) {
+      m.cpu.breakAt?.([target]);
+      m.cpu.write(base, target);
+      expect([m.cpu.start(CODE, 100), m.cpu.executed, m.cpu.read(pc)]).toEqual([
+        { kind: 'count' },
+        1,
+        target,
+      ]);
+      expect([m.cpu.start(target, 100), m.cpu.executed]).toEqual([
+        { kind: 'miss', va: missed, access: ACCESS_FETCH },
+        ran,
+      ]);
+    }
     m.cpu.close();
   });
 

@@ -359,6 +359,8 @@ export class NativeCpu implements Cpu {
     this.executedCount = before + executed;
     const pc = this.pc();
     if (executed >= count) return pc === this.sentinel ? EXIT : COUNT;
+    // What was not translated has called no hook, and goes on from here as from the first of a start.
+    if (this.executedCount > 0 && this.watch.breaksAt(pc)) return COUNT;
     const va = this.invalidAddress();
     if (va !== pc && (pc & ~PAGE) !== (va & ~PAGE)) {
       return this.runToPageEnd(pc, va & ~PAGE, count - executed, before + executed, outside);

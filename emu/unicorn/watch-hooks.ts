@@ -56,6 +56,10 @@ export class WatchHooks {
     return gone.length + fresh.length > 0;
   }
 
+  breaksAt(address: bigint): boolean {
+    return this.#breaks.has(u64(address));
+  }
+
   /** The same for accesses. */
   tellAccesses(ranges: readonly PhysicalRange[], tell: AccessListener): boolean {
     if (ranges.length === 0 && this.#listeners.length === 0) return false;

@@ -20,7 +20,35 @@ export class ExpressionError extends Error {
   }
 }
 
-export type BinaryOperator = '|' | '^' | '&' | '<<' | '>>' | '+' | '-' | '*';
+export type BinaryOperator =
+  | '|'
+  | '^'
+  | '&'
+  | '<<'
+  | '>>'
+  | '+'
+  | '-'
+  | '*'
+  | '||'
+  | '&&'
+  | '=='
+  | '!='
+  | '<'
+  | '<='
+  | '>'
+  | '>='
+  | '/'
+  | '%';
+export type UnaryOperator = '-' | '~' | '!';
+
+/** Bytes of a number in memory. */
+export type Size = 1 | 2 | 4 | 8;
+
+/**
+ * What a debugger's expressions have besides: registers `$rdi`, numbers in memory `*(u32 *)ADDRESS`, comparisons and
+ * logic, `/` and `%`, and C's `&` in front of a name. Here is the size of a C type by its name; null for what is none.
+ */
+export type Types = (name: string) => Size | null;
 
 /** A parsed expression; `offset` is where it (or its operator) stands in the text. */
 export type Node =
@@ -35,7 +63,14 @@ export type Node =
       readonly fn: string;
       readonly args: readonly Node[];
     }
-  | { readonly kind: 'unary'; readonly offset: number; readonly operator: '-' | '~'; readonly operand: Node }
+  | { readonly kind: 'register'; readonly offset: number; readonly name: string }
+  | { readonly kind: 'load'; readonly offset: number; readonly size: Size; readonly address: Node }
+  | {
+      readonly kind: 'unary';
+      readonly offset: number;
+      readonly operator: UnaryOperator;
+      readonly operand: Node;
+    }
   | {
       readonly kind: 'binary';
       readonly offset: number;
@@ -50,6 +85,10 @@ export interface Scope {
   member(object: string, member: string, offset: number): bigint;
   /** `args` are not evaluated yet: a function may take the name of an arena. */
   call(object: string | null, fn: string, args: readonly Node[], offset: number): bigint;
+  /** Where registers can be asked for, without the `$`. */
+  register?(name: string, offset: number): bigint;
+  /** Where memory can be read: an unsigned number. */
+  load?(address: bigint, size: Size, offset: number): bigint;
 }
 
 /** Longest expression in characters and deepest nesting; both far beyond any sensible use. */
@@ -57,14 +96,16 @@ const LENGTH_MAX = 1000;
 const DEPTH_MAX = 64;
 
 interface Token {
-  readonly kind: 'number' | 'name' | 'operator' | 'end';
+  readonly kind: 'number' | 'name' | 'register' | 'operator' | 'end';
   readonly text: string;
   readonly offset: number;
 }
 
 const TOKEN = /\s*(?:([0-9][0-9A-Za-z_]*)|([A-Za-z_][A-Za-z0-9_]*)|(<<|>>|[-+*&|^~().,]))/y;
+const DEBUGGER_TOKEN =
+  /\s*(?:([0-9][0-9A-Za-z_]*)|([A-Za-z_][A-Za-z0-9_]*)|(<<|>>|[<>=!]=|&&|\|\||[-+*/%&|^~!<>().,])|(\$[A-Za-z_]\w*))/y;
 
-function tokenize(text: string): Token[] {
+function tokenize(text: string, pattern: RegExp): Token[] {
   if (text.length > LENGTH_MAX) {
     throw new ExpressionError(0, `an expression of ${text.length} characters: ${LENGTH_MAX} is the most`);
   }
@@ -72,20 +113,25 @@ function tokenize(text: string): Token[] {
   let at = 0;
   const end = text.trimEnd().length;
   while (at < end) {
-    TOKEN.lastIndex = at;
-    const match = TOKEN.exec(text);
+    pattern.lastIndex = at;
+    const match = pattern.exec(text);
     if (match === null) {
       const offset = at + (/^\s*/.exec(text.slice(at))?.[0].length ?? 0);
       throw new ExpressionError(offset, `${quoted(text.charAt(offset))} means nothing in an expression`);
     }
-    const [whole, number, name, operator] = match;
-    const word = number ?? name ?? operator ?? '';
-    const kind = number !== undefined ? 'number' : name !== undefined ? 'name' : 'operator';
+    const [whole, number, name, operator, register] = match;
+    const word = number ?? name ?? operator ?? register ?? '';
     at += whole.length;
-    tokens.push({ kind, text: word, offset: at - word.length });
+    tokens.push({ kind: kindOf(number, name, operator), text: word, offset: at - word.length });
   }
   tokens.push({ kind: 'end', text: '', offset: end });
   return tokens;
+}
+
+function kindOf(number?: string, name?: string, operator?: string): Token['kind'] {
+  if (number !== undefined) return 'number';
+  if (name !== undefined) return 'name';
+  return operator !== undefined ? 'operator' : 'register';
 }
 
 function parseNumber(token: Token): bigint {
@@ -109,15 +155,40 @@ function parseNumber(token: Token): bigint {
   return value;
 }
 
-const LEVELS: readonly (readonly BinaryOperator[])[] = [['|'], ['^'], ['&'], ['<<', '>>'], ['+', '-'], ['*']];
+type Levels = readonly (readonly BinaryOperator[])[];
+
+const LEVELS: Levels = [['|'], ['^'], ['&'], ['<<', '>>'], ['+', '-'], ['*']];
+const DEBUGGER_LEVELS: Levels = [
+  ['||'],
+  ['&&'],
+  ['|'],
+  ['^'],
+  ['&'],
+  ['==', '!='],
+  ['<', '<=', '>', '>='],
+  ['<<', '>>'],
+  ['+', '-'],
+  ['*', '/', '%'],
+];
 
 class Parser {
   #at = 0;
   #depth = 0;
-  constructor(readonly tokens: readonly Token[]) {}
+  readonly #levels: Levels;
+
+  constructor(
+    readonly tokens: readonly Token[],
+    readonly types: Types | null,
+  ) {
+    this.#levels = types === null ? LEVELS : DEBUGGER_LEVELS;
+  }
 
   get token(): Token {
-    return this.tokens[this.#at] ?? { kind: 'end', text: '', offset: 0 };
+    return this.#tokenAt(this.#at);
+  }
+
+  #tokenAt(index: number): Token {
+    return this.tokens[index] ?? { kind: 'end', text: '', offset: 0 };
   }
 
   take(): Token {
@@ -142,7 +213,7 @@ class Parser {
   }
 
   binary(level: number): Node {
-    const operators = LEVELS[level];
+    const operators = this.#levels[level];
     if (operators === undefined) return this.unary();
     let left = this.binary(level + 1);
     for (;;) {
@@ -163,14 +234,23 @@ class Parser {
 
   private unaryInner(): Node {
     const { token } = this;
-    if (this.is('-') || this.is('~')) {
+    const { offset } = token;
+    if (this.is('-') || this.is('~') || this.is('!')) {
       this.take();
-      return {
-        kind: 'unary',
-        offset: token.offset,
-        operator: token.text as '-' | '~',
-        operand: this.unary(),
-      };
+      return { kind: 'unary', offset, operator: token.text as UnaryOperator, operand: this.unary() };
+    }
+    if (this.is('*') && this.types !== null) {
+      this.take();
+      return { kind: 'load', offset, size: this.pointed(this.types), address: this.unary() };
+    }
+    if (this.is('&') && this.types !== null && this.#tokenAt(this.#at + 1).kind === 'name') {
+      // Names are addresses already.
+      this.take();
+      return this.named();
+    }
+    if (token.kind === 'register') {
+      this.take();
+      return { kind: 'register', offset, name: token.text.slice(1) };
     }
     if (this.is('(')) {
       this.take();
@@ -184,6 +264,27 @@ class Parser {
     }
     if (token.kind === 'name') return this.named();
     throw new ExpressionError(token.offset, `a number, a name or ( is missing here${this.found()}`);
+  }
+
+  /** The size of what `(u32 *)` points to, which may stand behind a `*`; without it, of a long. */
+  private pointed(types: Types): Size {
+    if (!this.is('(')) return 8;
+    let end = this.#at + 1;
+    while (this.#tokenAt(end).kind === 'name') end += 1;
+    const names = this.tokens.slice(this.#at + 1, end);
+    const pointers = end;
+    while (this.#tokenAt(end).text === '*') end += 1;
+    if (names.length === 0 || end === pointers || this.#tokenAt(end).text !== ')') return 8;
+    const { offset } = this.#tokenAt(this.#at + 1);
+    const type = names.map(({ text }) => text).join(' ');
+    this.#at = end + 1;
+    // A pointer to a pointer.
+    const size = end - pointers > 1 ? 8 : types(type);
+    if (size !== null) return size;
+    throw new ExpressionError(
+      offset,
+      `${quoted(type)} is no type that is known here: u8, u16, u32 and u64 are`,
+    );
   }
 
   private named(): Node {
@@ -214,9 +315,12 @@ class Parser {
   }
 }
 
-/** Parses an expression. Throws an ExpressionError with the offset of the mistake. */
-export function parseExpression(text: string): Node {
-  const parser = new Parser(tokenize(text));
+/**
+ * Parses an expression. Throws an ExpressionError with the offset of the mistake.
+ * @param types a debugger's expression; null: a fixture's
+ */
+export function parseExpression(text: string, types: Types | null = null): Node {
+  const parser = new Parser(tokenize(text, types === null ? TOKEN : DEBUGGER_TOKEN), types);
   if (text.trim() === '') throw new ExpressionError(0, 'an expression is missing here');
   const node = parser.binary(0);
   if (parser.token.kind !== 'end') {
@@ -239,17 +343,53 @@ export function evaluate(node: Node, scope: Scope): bigint {
       return u64(scope.member(node.object, node.member, node.offset));
     case 'call':
       return u64(scope.call(node.object, node.fn, node.args, node.offset));
+    case 'register':
+      if (scope.register === undefined) break;
+      return u64(scope.register(node.name, node.offset));
+    case 'load':
+      if (scope.load === undefined) break;
+      return u64(scope.load(evaluate(node.address, scope), node.size, node.offset));
     case 'unary': {
       const value = evaluate(node.operand, scope);
+      if (node.operator === '!') return truth(value === 0n);
       return u64(node.operator === '-' ? -value : ~value);
     }
-    case 'binary':
-      return binary(node.operator, evaluate(node.left, scope), evaluate(node.right, scope));
+    case 'binary': {
+      const left = evaluate(node.left, scope);
+      if (node.operator === '&&' && left === 0n) return 0n;
+      if (node.operator === '||' && left !== 0n) return 1n;
+      return binary(node.operator, left, evaluate(node.right, scope), node.offset);
+    }
   }
+  throw new ExpressionError(node.offset, 'registers and memory mean nothing here');
 }
 
-function binary(operator: BinaryOperator, left: bigint, right: bigint): bigint {
+function truth(holds: boolean): bigint {
+  return holds ? 1n : 0n;
+}
+
+function binary(operator: BinaryOperator, left: bigint, right: bigint, offset: number): bigint {
   switch (operator) {
+    case '||':
+    case '&&':
+      // What is on the left did not decide it.
+      return truth(right !== 0n);
+    case '==':
+      return truth(left === right);
+    case '!=':
+      return truth(left !== right);
+    case '<':
+      return truth(left < right);
+    case '<=':
+      return truth(left <= right);
+    case '>':
+      return truth(left > right);
+    case '>=':
+      return truth(left >= right);
+    case '/':
+    case '%':
+      if (right === 0n) throw new ExpressionError(offset, 'division by zero');
+      return operator === '/' ? left / right : left % right;
     case '|':
       return left | right;
     case '^':
@@ -269,13 +409,24 @@ function binary(operator: BinaryOperator, left: bigint, right: bigint): bigint {
   }
 }
 
-/** Walks an expression without evaluating it: for checking names ahead of a run. */
+type Named = Extract<Node, { kind: 'name' | 'member' | 'call' }>;
+type Register = Extract<Node, { kind: 'register' }>;
+
+/** Walks an expression without evaluating it: for checking names, and a debugger's registers, ahead of a run. */
 export function walkNames(
   node: Node,
-  visit: (node: Extract<Node, { kind: 'name' | 'member' | 'call' }>) => void,
+  visit: (node: Named) => void,
+  visitRegister: (node: Register) => void = () => {},
 ): void {
+  const walk = (inner: Node): void => walkNames(inner, visit, visitRegister);
   switch (node.kind) {
     case 'number':
+      return;
+    case 'register':
+      visitRegister(node);
+      return;
+    case 'load':
+      walk(node.address);
       return;
     case 'name':
     case 'member':
@@ -284,14 +435,14 @@ export function walkNames(
     case 'call':
       visit(node);
       // The argument of scratch() is an arena: not a number, and checked with the call.
-      if (node.fn !== 'scratch') for (const arg of node.args) walkNames(arg, visit);
+      if (node.fn !== 'scratch') for (const arg of node.args) walk(arg);
       return;
     case 'unary':
-      walkNames(node.operand, visit);
+      walk(node.operand);
       return;
     case 'binary':
-      walkNames(node.left, visit);
-      walkNames(node.right, visit);
+      walk(node.left);
+      walk(node.right);
       return;
   }
 }

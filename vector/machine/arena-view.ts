@@ -3,20 +3,22 @@ import { PAGE_SIZE } from '../../arch/kernel.js';
 import type { System } from '../../boot/system.js';
 import { type bpf_arena, compute_pgoff, RECOVERY_SZ } from '../../bpf/arena/arena_struct.js';
 import { hex, toSigned } from '../../emu/address.js';
+import { RamError } from '../../emu/ram.js';
 import { descend, isStop, PTE } from '../../mm/descend.js';
 import type { ArenaView } from './machine-arena.js';
 
 const PAGE = BigInt(PAGE_SIZE);
 /** Bytes that one table of leaf entries maps. */
 const TABLE_SPAN = 0x20_0000;
-const EMPTY_TABLE = new Uint8Array(4096);
+const EMPTY_TABLE = new Uint8Array(PAGE_SIZE);
 
 export function arenaView(system: System, arena: bpf_arena): ArenaView {
   const { pgtable } = system.memory;
   const { work } = system.bpf;
   let pages = 0;
   let scratched = 0;
-  eachEntry(system, arena, (entry) => {
+  const start = toSigned(arena.kern_vm_start);
+  eachEntry(system, start, start + RECOVERY_SZ, (entry) => {
     if (!pgtable.pte_present(entry)) return;
     if (pgtable.pte_pa(entry) === arena.scratch_page) scratched += 1;
     else pages += 1;
@@ -38,24 +40,40 @@ export function arenaView(system: System, arena: bpf_arena): ArenaView {
   };
 }
 
-/** Visits every leaf entry of an arena's window that is not zero. */
-function eachEntry(system: System, arena: bpf_arena, visit: (entry: bigint) => void): void {
+/** Visits every leaf entry of the kernel's tables from `start` to `end` (signed, exclusive) that is not zero. */
+export function eachEntry(
+  system: System,
+  start: number,
+  end: number,
+  visit: (entry: bigint, va: number) => void,
+): void {
+  const { ram } = system;
+  for (let va = start; va < end; ) {
+    const next = (Math.floor(va / TABLE_SPAN) + 1) * TABLE_SPAN;
+    const table = leafTable(system, va);
+    if (table !== null) {
+      for (; va < Math.min(next, end); va += PAGE_SIZE) {
+        const entry = ram.readU64(table + (Math.floor(va / PAGE_SIZE) & 511) * 8);
+        if (entry !== 0n) visit(entry, va);
+      }
+    }
+    va = next;
+  }
+}
+
+/** Physical address of the table of leaf entries for an address; null where there is none, or nothing in it. */
+function leafTable(system: System, va: number): number | null {
   const { memory, ram } = system;
-  const here = system.here();
-  const start = toSigned(arena.kern_vm_start);
-  const end = start + RECOVERY_SZ;
-  for (let va = start; va < end; va = (Math.floor(va / TABLE_SPAN) + 1) * TABLE_SPAN) {
-    const table = descend(here, memory, memory.init_mm, va, PTE, false);
-    if (isStop(table)) continue;
-    const first = Math.floor(va / PAGE_SIZE) & 511;
-    const last = Math.min(512, first + Math.ceil((end - va) / PAGE_SIZE));
+  try {
+    const table = descend(system.here(), memory, memory.init_mm, va, PTE, false);
+    if (isStop(table) || !ram.contains(table, PAGE_SIZE)) return null;
     // Nearly all of two thousand tables are empty: those are not looked through.
     const offset = table - ram.base;
-    if (Buffer.compare(ram.bytes.subarray(offset, offset + EMPTY_TABLE.length), EMPTY_TABLE) === 0) continue;
-    for (let index = first; index < last; index += 1) {
-      const entry = ram.readU64(table + index * 8);
-      if (entry !== 0n) visit(entry);
-    }
+    return Buffer.compare(ram.bytes.subarray(offset, offset + PAGE_SIZE), EMPTY_TABLE) === 0 ? null : table;
+  } catch (error) {
+    // Bent tables lead out of the ram.
+    if (error instanceof RamError) return null;
+    throw error;
   }
 }
 

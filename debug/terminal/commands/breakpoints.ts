@@ -1,6 +1,6 @@
 /** Commands for breakpoints, watchpoints and catchpoints. */
 
-import type { BreakpointSpec } from '../../breakpoints.js';
+import type { BreakpointOptions, BreakpointSpec } from '../../breakpoints.js';
 import { type Command, type Context, firstWord, needed, noArgument, numbersOf } from '../command.js';
 import { CommandError } from '../command-error.js';
 import { addressAndLevel, LEVELS } from '../levels.js';
@@ -8,8 +8,8 @@ import { line } from '../lines.js';
 import { cutAtComma, parsePlace } from '../place.js';
 import { breakpointLines } from '../views/breakpoints.js';
 
-function add(context: Context, spec: BreakpointSpec, temporary: boolean): void {
-  const { id, text } = context.session.addBreakpoint(spec, { temporary });
+function add(context: Context, spec: BreakpointSpec, options: BreakpointOptions = {}): void {
+  const { id, text, temporary } = context.session.addBreakpoint(spec, options);
   const kind = spec.kind === 'address' || spec.kind === 'function' ? 'breakpoint' : KINDS[spec.kind];
   const words = temporary ? `Temporary ${kind}` : kind.charAt(0).toUpperCase() + kind.slice(1);
   context.print([line(`${words} ${id}: ${text}`)]);
@@ -32,32 +32,51 @@ function breakCommand(name: string, aliases: readonly string[], temporary: boole
     name,
     aliases,
     group: 'breakpoints',
-    usage: `${name} [FUNCTION | SYMBOL | *ADDRESS]`,
+    usage: `${name} [FUNCTION | SYMBOL | *ADDRESS] [if CONDITION]`,
     summary: `Stops where code comes to an address, or where the path enters a function${once}.`,
     details:
       'A name that is both a function of the kernel that is ported and a symbol of the fixture means the former; ' +
-      `\`*\` asks for the address. Labels are written FUNCTION.LABEL. Without an argument: at pc.`,
-    examples: [`${name} bpf_arena_handle_page_fault`, `${name} write_cmask.store`, `${name} *$pc+8`],
+      '`*` asks for the address. Labels are written FUNCTION.LABEL. Without a place: at pc. With a condition it stops ' +
+      'only where that is not zero (see `help condition`).',
+    examples: [
+      `${name} bpf_arena_handle_page_fault`,
+      `${name} write_cmask.store`,
+      `${name} *$pc+8`,
+      `${name} write_cmask.store if $rdi == a.page(3)`,
+    ],
     completes: 'place',
     repeats: false,
-    run: (context, argument) => add(context, placeOf(context, argument), temporary),
+    run: (context, argument) => {
+      const [place, condition] = cutAtIf(argument);
+      const options =
+        condition === null ? { temporary } : { temporary, condition: context.expression(condition) };
+      add(context, placeOf(context, place), options);
+    },
   };
 }
 
-function placeOf({ session }: Context, argument: string): BreakpointSpec {
+/** The place and the condition of `PLACE if CONDITION`. */
+function cutAtIf(argument: string): readonly [place: string, condition: string | null] {
+  const match = /^(?:(.*?)\s+)?if\b(.*)$/s.exec(argument);
+  if (match === null) return [argument, null];
+  return [match[1] ?? '', needed((match[2] ?? '').trim(), 'a condition behind `if`')];
+}
+
+function placeOf(context: Context, argument: string): BreakpointSpec {
+  const { session } = context;
   if (argument === '') {
     if (session.position.place !== 'code') throw new CommandError('No code runs here: say where to stop.');
     return { kind: 'address', address: session.pc };
   }
-  if (/\s(if|thread)\s/.test(argument)) {
-    throw new CommandError('a breakpoint has no condition here: say only where to stop');
+  if (/\sthread\s/.test(argument)) {
+    throw new CommandError('a breakpoint is for all CPUs here: say only where to stop');
   }
   if (/^[0-9]+$/.test(argument)) {
     throw new CommandError(
       `code has no lines here: *${argument} is an address, catch step ${argument} a step of the fixture`,
     );
   }
-  return session.breakpointAt(argument);
+  return session.breakpointAt(context.expression(argument));
 }
 
 function catchCommand(name: string, temporary: boolean): Command {
@@ -71,7 +90,7 @@ function catchCommand(name: string, temporary: boolean): Command {
     examples: [`${name} fault`, `${name} fault #PF`, `${name} console BUG: KFENCE`, `${name} step 2`],
     completes: 'events',
     repeats: false,
-    run: (context, argument) => add(context, eventOf(argument), temporary),
+    run: (context, argument) => add(context, eventOf(argument), { temporary }),
   };
 }
 
@@ -123,7 +142,7 @@ function watchCommand(name: string, access: 'read' | 'write' | 'access', when: s
       const place = parsePlace(cut === null ? text : cut[0]);
       const address = context.value(place.address).value;
       const length = cut === null ? (place.size ?? 8) : lengthOf(cut[1]);
-      add(context, { kind: 'watch', address, length, access }, false);
+      add(context, { kind: 'watch', address, length, access });
     },
   };
 }
@@ -155,6 +174,20 @@ function idsOf(all: readonly { readonly id: number }[], argument: string): numbe
   return numbers === '' ? all.map(({ id }) => id) : numbersOf(numbers);
 }
 
+/** The number of a breakpoint and what stands behind it. */
+function numberAndRest(argument: string): readonly [id: number, rest: string] {
+  const [, number, rest = ''] = /^(\S+)\s*(.*)$/s.exec(argument) ?? [];
+  if (number === undefined) throw new CommandError('Argument required (breakpoint number).');
+  if (!/^[0-9]{1,6}$/.test(number)) throw new CommandError(`${number} is not the number of a breakpoint`);
+  return [Number(number), rest];
+}
+
+/** gdb's words for hits that will be passed over. */
+function ignoreText(id: number, count: bigint): string {
+  if (count === 0n) return `Breakpoint ${id} will stop next time it is reached.`;
+  return `Will ignore next ${count === 1n ? 'crossing' : `${count} crossings`} of breakpoint ${id}.`;
+}
+
 export const breakpoints: readonly Command[] = [
   breakCommand('break', ['b', 'br', 'bre', 'brea', 'hbreak'], false),
   breakCommand('tbreak', ['tb', 'tbr', 'thbreak'], true),
@@ -174,7 +207,7 @@ export const breakpoints: readonly Command[] = [
     repeats: false,
     run: (context, argument) => {
       const [text, level] = addressAndLevel(needed(argument, 'an address'));
-      add(context, { kind: 'entry', va: context.value(text).value, level }, false);
+      add(context, { kind: 'entry', va: context.value(text).value, level });
     },
   },
   {
@@ -188,6 +221,54 @@ export const breakpoints: readonly Command[] = [
     repeats: false,
     run: ({ session }, argument) => {
       for (const id of idsOf(session.breakpoints, argument)) session.removeBreakpoint(id);
+    },
+  },
+  {
+    name: 'condition',
+    aliases: [],
+    group: 'breakpoints',
+    usage: 'condition N [EXPRESSION]',
+    summary: 'Lets a breakpoint stop only where an expression is not zero; without one, everywhere again.',
+    details:
+      'It is evaluated at each hit, where the run stands then: `$NAME` is a register, `*(u32 *)ADDRESS` what stands in ' +
+      'memory; == != < <= > >= && || ! and the rest are as in C, on unsigned numbers of 64 bits. Where it has no value, ' +
+      'the run stops and says why. Hits are counted only where it holds.',
+    examples: [
+      'condition 1 $rdi == a.page(3)',
+      'condition 2 *(u32 *)counter > 5 && $rsi != 0',
+      'condition 1',
+    ],
+    completes: 'breakpoints',
+    repeats: false,
+    run: (context, argument) => {
+      const { session, print } = context;
+      const [id, expression] = numberAndRest(argument);
+      if (expression === '') {
+        session.setCondition(id, null);
+        print([line(`Breakpoint ${id} now unconditional.`)]);
+      } else {
+        session.setCondition(id, context.expression(expression.replace(/^if\b\s*/, '')));
+      }
+    },
+  },
+  {
+    name: 'ignore',
+    aliases: [],
+    group: 'breakpoints',
+    usage: 'ignore N COUNT',
+    summary: 'Passes over the next COUNT hits of a breakpoint, forwards.',
+    details:
+      'They are counted as hits all the same: with a COUNT that is never used up, `info breakpoints` tells at the end ' +
+      'how often a place was come to. COUNT is an expression; 0 lets it stop again.',
+    examples: ['ignore 1 2', 'ignore 1 1000000', 'ignore 1 0'],
+    completes: 'breakpoints',
+    repeats: false,
+    run: (context, argument) => {
+      const [id, text] = numberAndRest(argument);
+      if (text === '') throw new CommandError('Second argument (specified ignore-count) is missing.');
+      const { value } = context.value(text);
+      context.session.setIgnore(id, Number(value));
+      context.print([line(ignoreText(id, value))]);
     },
   },
   switchCommand('enable', ['en'], true),

@@ -14,6 +14,10 @@ import { registerLines } from '../views/registers.js';
 export function printedValue(context: Context, text: string, format: string): string {
   const { letter, size, count } = parseFormat(format);
   if (count !== null) throw new CommandError('print shows one value: x is for several of memory');
+  if (letter === 'i' || letter === 's') {
+    const what = letter === 'i' ? 'instructions' : 'strings';
+    throw new CommandError(`/${letter} means nothing for a value: x/${letter} shows ${what} in memory`);
+  }
   if (/(?<![=<>!])=(?!=)/.test(text)) throw new CommandError('print changes nothing: set var is for that');
   const of = context.value(text);
   const nameOf = (address: bigint): string | null => context.session.nameOf(address);
@@ -37,6 +41,11 @@ async function set(context: Context, argument: string): Promise<void> {
     return;
   }
   const cut = /^(.*?)\s*(?<![=<>!])=(?!=)\s*(.*)$/s.exec(text);
+  if (cut === null && /^[a-z][\w-]*(\s+[\w-]+)*$/.test(text) && !/^(var|variable|pte|phys)\b/.test(text)) {
+    throw new CommandError(
+      `there is no setting \`${text}\`: width is the only one; $REGISTER = VALUE and others change the machine (help set)`,
+    );
+  }
   if (cut === null) {
     throw new CommandError(`set: a value is missing, as in set ${/^[$*{]/.test(text) ? text : '$pc'} = 0`);
   }
@@ -54,18 +63,19 @@ async function set(context: Context, argument: string): Promise<void> {
     return;
   }
   const place = parsePlace(words?.[2] ?? target);
-  if (place.size === null) {
+  const size = place.size ?? (words?.[1] === 'phys' ? 8 : null);
+  if (size === null) {
     throw new CommandError(
-      `${target === '' ? 'nothing' : target} cannot be set: a register ($rax), memory (*(u64 *)ADDRESS) or pte ADDRESS can`,
+      `${target === '' ? 'nothing' : target} cannot be set: a register ($${session.arch === 'arm64' ? 'x0' : 'rax'}), memory (*(u64 *)ADDRESS) or pte ADDRESS can`,
     );
   }
   const address = context.value(place.address).value;
-  const bytes = bytesOf(value, place.size);
+  const bytes = bytesOf(value, size);
   if (
-    BigInt.asUintN(place.size * 8, value) !== value &&
-    BigInt.asIntN(place.size * 8, BigInt.asIntN(64, value)) !== BigInt.asIntN(64, value)
+    BigInt.asUintN(size * 8, value) !== value &&
+    BigInt.asIntN(size * 8, BigInt.asIntN(64, value)) !== BigInt.asIntN(64, value)
   ) {
-    throw new CommandError(`${hex(value)} does not fit ${place.size} ${place.size === 1 ? 'byte' : 'bytes'}`);
+    throw new CommandError(`${hex(value)} does not fit ${size} ${size === 1 ? 'byte' : 'bytes'}`);
   }
   const changed =
     words?.[1] === 'phys'
@@ -104,10 +114,10 @@ function registersOf(context: Context, argument: string): ReturnType<typeof regi
   );
 }
 
-/** pc and sp are names on both architectures. */
+/** pc and sp are names on both architectures, and so are gdb's. */
 function realName({ session }: Context, word: string): string {
   const lower = word.toLowerCase();
-  if (session.arch === 'arm64') return lower;
+  if (session.arch === 'arm64') return lower === 'cpsr' ? 'pstate' : lower;
   return { pc: 'rip', sp: 'rsp', fp: 'rbp', eflags: 'rflags' }[lower] ?? lower;
 }
 
@@ -178,7 +188,7 @@ export const data: readonly Command[] = [
     usage: 'set [var] $REGISTER = VALUE | *(TYPE *)ADDRESS = VALUE | pte ADDRESS [LEVEL] = VALUE',
     summary: 'Changes a register, memory, or a page-table entry; the run goes on from there.',
     details:
-      'Types: u8 u16 u32 u64. phys *(u64 *)ADDRESS is physical memory. In a path, registers are those that the exception has ' +
+      'Types: u8 u16 u32 u64. phys ADDRESS or phys *(u32 *)ADDRESS is physical memory. In a path, registers are those that the exception has ' +
       'saved. A change stays where it was made: going back in front of it undoes it, going on makes it again; a change that ' +
       'is made earlier in the run drops the later ones. `set width N` is for the screen.',
     examples: [
@@ -351,6 +361,6 @@ function changeLine(
     case 'physical':
       return `physical memory at ${hex(change.pa)} = ${bytes(change.bytes)}`;
     case 'entry':
-      return `${(change.level ?? 'entry').toUpperCase()} of ${place(change.va)} = ${hex(change.value)}`;
+      return `${(change.level ?? 'pte').toUpperCase()} of ${place(change.va)} = ${hex(change.value)}`;
   }
 }

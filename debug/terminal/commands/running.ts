@@ -131,7 +131,7 @@ export const running: readonly Command[] = [
     completes: 'expression',
     repeats: true,
     run: async (context, argument) => {
-      const address = context.session.evaluate(needed(argument, 'an address').replace(/^\*/, ''));
+      const address = context.value(needed(argument, 'an address').replace(/^\*/, '')).value;
       await context.move(() => context.session.until(address));
     },
   },

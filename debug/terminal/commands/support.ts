@@ -53,11 +53,11 @@ export function support(table: () => CommandTable): readonly Command[] {
       aliases: [],
       group: 'support',
       usage: 'echo TEXT',
-      summary: 'Prints a text, for scripts.',
+      summary: 'Prints a text, for scripts; \\n and \\t are a new line and a tab.',
       examples: ['echo before the fault'],
       completes: 'none',
       repeats: false,
-      run: ({ print }, argument) => print([verbatim(argument.replace(/\\n$/, ''))]),
+      run: ({ print }, argument) => print(echoed(argument)),
     },
     {
       name: 'quit',
@@ -76,6 +76,16 @@ export function support(table: () => CommandTable): readonly Command[] {
       },
     },
   ];
+}
+
+/** As gdb has it, but that the line ends by itself. */
+function echoed(text: string): Line[] {
+  const characters: Readonly<Record<string, string>> = { n: '\n', t: '\t' };
+  return text
+    .replace(/\\n$/, '')
+    .replace(/\\(.)/g, (_, char: string) => characters[char] ?? char)
+    .split('\n')
+    .map((row) => verbatim(row));
 }
 
 function isGroup(word: string): word is Group {
@@ -98,7 +108,14 @@ export function helpLines(table: CommandTable, argument: string): Line[] {
 }
 
 function overview(table: CommandTable): Line[] {
-  const out: Line[] = [];
+  const out: Line[] = [
+    hanging(
+      2,
+      'To begin with: `catch fault` and `run` lead to the first fault, `step` through its path; `path` and `walk` show ' +
+        'how it came and where it ends, `reverse-step` goes back.',
+    ),
+    line(''),
+  ];
   for (const [group, title] of Object.entries(GROUPS)) {
     const names = table.all.filter((command) => command.group === group).map(shortName);
     out.push(line(strong(title), dim(`  (help ${group})`)), hanging(2, '  ', names.join(', ')));

@@ -1,6 +1,6 @@
 /** Commands that show the machine and the kernel. */
 import { hex, hex16 } from '../../../emu/address.js';
-import type { AccessType } from '../../../emu/events.js';
+import type { AccessType, FaultEvent } from '../../../emu/events.js';
 import { didYouMean } from '../../../vector/format/suggest.js';
 import { type Command, type Context, noArgument } from '../command.js';
 import { CommandError } from '../command-error.js';
@@ -35,13 +35,23 @@ function view(
   };
 }
 
-/** The address of the fault that is handled, or was last. */
-function faultAddress({ session }: Context): bigint | null {
-  return session.path().fault?.address ?? null;
+/** The fault that is handled, or was last; null before the first. */
+function lastFault({ session }: Context): FaultEvent | null {
+  return session.path().fault ?? session.events.findLast((event) => event.type === 'fault') ?? null;
 }
 
-const ACCESSES: readonly string[] = ['read', 'write', 'fetch'] satisfies AccessType[];
-const isAccess = (word: string): word is AccessType => ACCESSES.includes(word);
+function faultAddress(context: Context): bigint | null {
+  return lastFault(context)?.address ?? null;
+}
+
+/** Words for accesses, those of page-table flags as well. */
+const ACCESSES: ReadonlyMap<string, AccessType> = new Map([
+  ['read', 'read'],
+  ['write', 'write'],
+  ['fetch', 'fetch'],
+  ['exec', 'fetch'],
+  ['execute', 'fetch'],
+]);
 
 interface Wanted {
   readonly va: bigint;
@@ -56,13 +66,18 @@ function walkWanted(context: Context, argument: string): Wanted {
   let user: boolean | undefined;
   for (;;) {
     const word = /(?:^|\s)(\S+)$/.exec(text)?.[1]?.toLowerCase() ?? '';
-    if (isAccess(word)) access = word;
-    else if (word === 'user' || word === 'kernel') user = word === 'user';
+    const meant = ACCESSES.get(word);
+    const twice = (what: string): never => {
+      throw new CommandError(`walk: ${what} is said twice: ${argument}`);
+    };
+    if (meant !== undefined) access = access === null ? meant : twice('the access');
+    else if (word === 'user' || word === 'kernel')
+      user = user === undefined ? word === 'user' : twice('who makes it');
     else break;
     text = text.slice(0, text.length - word.length).trimEnd();
   }
   if (text !== '') return { va: context.value(text).value, access: access ?? 'read', user };
-  const { fault } = context.session.path();
+  const fault = lastFault(context);
   if (fault === null)
     throw new CommandError('Argument required (an address): no fault has been handled yet.');
   return { va: fault.address, access: access ?? fault.access, user };
@@ -80,17 +95,23 @@ function list(context: Context, argument: string): void {
   const mark = step?.line ?? null;
   const total = session.fixture.source.lines.length;
   let from: number;
+  let count = LIST;
+  const range = /^([0-9]{1,6})\s*,\s*([0-9]{1,6})$/.exec(argument);
   if (argument === '-') from = Math.max(1, (state.listed ?? LIST + 1) - 2 * LIST);
   else if (/^[0-9]{1,6}$/.test(argument)) from = Number(argument) - LIST / 2;
-  else if (argument === '') from = state.listed ?? (mark ?? 1) - 2;
+  else if (range !== null) {
+    from = Number(range[1]);
+    count = Number(range[2]) - from + 1;
+    if (count < 1) throw new CommandError(`list: line ${range[2]} lies in front of line ${from}`);
+  } else if (argument === '') from = state.listed ?? (mark ?? 1) - 2;
   else throw new CommandError(`list: ${argument} is not the number of a line`);
   from = Math.max(1, from);
   if (from > total)
     throw new CommandError(
       `Line number ${from} out of range; "${session.fixture.source.file}" has ${total} lines.`,
     );
-  context.print(sourceLines(session.fixture, from, LIST, mark));
-  state.listed = from + LIST;
+  context.print(sourceLines(session.fixture, from, count, mark));
+  state.listed = from + count;
   context.repeatAs('list');
 }
 
@@ -219,7 +240,7 @@ export const views: readonly Command[] = [
     usage: `walk [${WALK_USAGE}]`,
     summary: 'The walk of an address through the page tables as hardware would make it now, level by level.',
     details:
-      'Without an address: the walk of the fault. A read, with the rights that the code has, unless told.',
+      'Without an address: the walk of the fault, or of the last one. A read, with the rights that the code has, unless told.',
     examples: ['walk', 'walk a.page(3) write', 'walk 0x7f7d26203000 read user'],
     completes: 'expression',
     repeats: false,
@@ -374,9 +395,9 @@ export const views: readonly Command[] = [
     name: 'list',
     aliases: ['l'],
     group: 'views',
-    usage: 'list [LINE | -]',
+    usage: 'list [LINE | FIRST,LAST | -]',
     summary: 'The text of the fixture: around its current step, around a line, or further on.',
-    examples: ['list', 'list 20', 'list -'],
+    examples: ['list', 'list 20', 'list 1,30', 'list -'],
     completes: 'none',
     repeats: true,
     run: list,

@@ -5,7 +5,7 @@ import type { FrameView } from '../../views.js';
 import { dim, hanging, here, type Line, line, name } from '../lines.js';
 
 /** gdb's words for kinds of breakpoints. */
-export function kindText(spec: BreakpointSpec): string {
+function kindText(spec: BreakpointSpec): string {
   switch (spec.kind) {
     case 'address':
       return 'breakpoint';
@@ -27,12 +27,24 @@ export function kindText(spec: BreakpointSpec): string {
 
 export function breakpointLines(breakpoints: readonly Breakpoint[]): Line[] {
   if (breakpoints.length === 0) return [line('No breakpoints or watchpoints.')];
-  const out = [hanging(4, dim('Num Type            Disp Enb Hits What'))];
-  for (const { id, spec, enabled, temporary, hits, text } of breakpoints) {
-    const head = `${String(id).padEnd(4)}${kindText(spec).padEnd(16)}${temporary ? 'del ' : 'keep'} ${enabled ? 'y' : 'n'}   ${String(hits).padEnd(5)}`;
-    out.push(hanging(4, head, text));
+  const out = [hanging(4, dim('Num Type            Disp Enb What'))];
+  for (const breakpoint of breakpoints) {
+    const { id, spec, enabled, temporary, text } = breakpoint;
+    const kind = kindText(spec).padEnd(16);
+    const head = `${String(id).padEnd(4)}${kind}${temporary ? 'del ' : 'keep'} ${enabled ? 'y' : 'n'}   `;
+    out.push(hanging(4, head, text), ...details(breakpoint).map((each) => hanging(8, `        ${each}`)));
   }
   return out;
+}
+
+/** gdb's lines below a breakpoint. */
+function details({ condition, ignore, hits }: Breakpoint): string[] {
+  const times = hits === 1 ? '1 time' : `${hits} times`;
+  return [
+    ...(condition === null ? [] : [`stop only if ${condition}`]),
+    ...(hits === 0 ? [] : [`breakpoint already hit ${times}`]),
+    ...(ignore === 0 ? [] : [`ignore next ${ignore} hits`]),
+  ];
 }
 
 /** Innermost first; functions of the path have no code of their own. */

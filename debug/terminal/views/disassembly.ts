@@ -24,6 +24,8 @@ export function disassemblyLines(
   const { columns } = options;
   const roomy = columns === null || columns >= WITH_BYTES;
   const withBytes = options.bytes === true || roomy;
+  const offsets = instructions.map(({ symbol }) => (symbolParts(symbol)[1] ?? '').length + 2);
+  const widest = Math.max(7, ...offsets);
   const longest = Math.max(0, ...instructions.map(({ bytes }) => bytes.length));
   const out: Line[] = [];
   let fn: string | null = null;
@@ -42,12 +44,12 @@ export function disassemblyLines(
     const parts: (Span | string)[] = [mark, breakpoint ? bad('B') : ' ', roomy ? dim(hex16(address)) : ''];
     parts.push(
       dim(
-        `${roomy ? ' ' : ''}${offset === null && !roomy ? hex16(address) : `<${offset ?? ''}>`.padEnd(7)} `,
+        `${roomy ? ' ' : ''}${offset === null && !roomy ? hex16(address) : `<${offset ?? ''}>`.padEnd(widest)} `,
       ),
     );
     if (withBytes) parts.push(dim(`${hexBytes(bytes).padEnd(longest * 3 - 1)}  `));
     parts.push(current ? here(text) : text);
-    out.push(hanging(roomy ? 29 : 12, ...parts));
+    out.push(hanging(widest + (roomy ? 22 : 5), ...parts));
   }
   return out;
 }

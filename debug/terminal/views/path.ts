@@ -1,7 +1,6 @@
 /** The kernel's path as a tree: calls, their decisions, and where it stands now. */
 import { hex, hex16 } from '../../../emu/address.js';
-import { errnoName } from '../../../kernel/errno.js';
-import { valueText } from '../../stop.js';
+import { resultText, valueText } from '../../stop.js';
 import type { PathCall, PathView } from '../../views.js';
 import { dim, hanging, here, type Line, line, name, type Span } from '../lines.js';
 
@@ -70,14 +69,13 @@ class Tree {
     const args = call.args.map((arg) => `${arg.name}=${arg.value}`).join(', ');
     const folded = this.options.brief && !call.open && call !== this.current;
     const leaf = call.items.length === 0 || folded;
-    const returned = call.result === null ? null : errnoText(call.result);
+    const returned = call.result === null ? null : resultText(call.result);
     const result = returned !== null && leaf ? ` = ${returned}` : '';
     this.#add(
       call,
       depth,
       name(call.fn),
-      `(${args})${result}`,
-      dim(folded && call.items.length > 0 ? '  …' : ''),
+      `(${args})${result}${folded && call.items.length > 0 ? '  …' : ''}`,
     );
     if (folded) return;
     for (const item of call.items) {
@@ -95,18 +93,12 @@ class Tree {
   }
 }
 
-/** Results that are negative are errnos as a rule. */
-function errnoText(text: string): string {
-  const errno = /^-[0-9]{1,4}$/.test(text) ? errnoName(Number(text)) : null;
-  return errno === null ? text : `-${errno}`;
-}
-
 function highlighted(part: string | Span): Span {
   return here(typeof part === 'string' ? part : part.text);
 }
 
 function valueSpan(current: boolean, value: unknown): Span {
-  return { text: `→ ${errnoText(valueText(value))}`, style: current ? 'here' : 'strong' };
+  return { text: `→ ${resultText(valueText(value))}`, style: current ? 'here' : 'strong' };
 }
 
 /** Where a path stands, in a line: the innermost functions. */

@@ -28,7 +28,7 @@ function parts(lines: readonly string[]): {
 }
 
 /** The register that the walk of an address begins at. */
-export function rootRegister(arch: 'x86-64' | 'arm64', va: bigint): string {
+function rootRegister(arch: 'x86-64' | 'arm64', va: bigint): string {
   if (arch === 'x86-64') return 'CR3';
   return ((va >> 55n) & 1n) === 1n ? 'TTBR1_EL1' : 'TTBR0_EL1';
 }
