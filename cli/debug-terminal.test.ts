@@ -250,7 +250,7 @@ Fault resolved (retry): goes on at
 Temporary catchpoint 2: step 2 of the
   fixture
 (kfault) c
-A step of the fixture begins.
+Catchpoint 2: a step begins.
 Now: step 2, call spin (line 21)
 (kfault) continue
 Interrupted.
@@ -296,7 +296,7 @@ Fault resolved (retry): goes on at
 Temporary catchpoint 2: step 2 of the
   fixture
 (kfault) c
-A step of the fixture begins.
+Catchpoint 2: a step begins.
 Now: step 2, call spin (line 21)
 (kfault) continue
 Interrupted.

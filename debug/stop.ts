@@ -153,6 +153,7 @@ function reasonText(reason: StopReason, nameOf: (address: bigint) => string | nu
         ? `${reason.fn} has returned`
         : `${reason.fn} has returned ${resultText(valueText(reason.value))}`;
     case 'fixture-step':
+      if (reason.hit !== null) return `Catchpoint ${reason.hit.id}: a step begins.`;
       return reason.phase === 'begins' ? 'A step of the fixture begins.' : 'A step of the fixture has ended.';
     case 'interrupted':
       return 'Interrupted.';

@@ -53,6 +53,7 @@ describe.each(ISAS)('%s', (isa) => {
     expect(await client.move('continue')).toMatchObject({
       reason: 'instruction breakpoint',
       hitBreakpointIds: [1],
+      text: expect.stringMatching(/^Breakpoint, 0x/),
     });
     const [top, caller] = await client.frames();
     expect(top).toMatchObject({ instructionPointerReference: store, source: { path: scratch } });
@@ -142,7 +143,7 @@ describe.each(ISAS)('%s', (isa) => {
     expect(await client.move('continue')).toMatchObject({ reason: 'exception' });
     const third = await client.move('continue');
     expect(third.reason).toBe('data breakpoint');
-    expect(third.text).toMatch(/^Watchpoint \d+: Write of .*a\.page\(3\) \+ 0x10.* New value = 0x4141$/);
+    expect(third.text).toMatch(/^Watchpoint: Write of .*a\.page\(3\) \+ 0x10.* New value = 0x4141$/);
     await client.body('setExceptionBreakpoints', { filters: [] });
     expect(await client.move('reverseContinue')).toMatchObject({ reason: 'data breakpoint' });
     expect(await client.move('reverseContinue')).toMatchObject({ reason: 'function breakpoint' });
@@ -166,6 +167,7 @@ describe.each(ISAS)('%s', (isa) => {
     expect(await client.move('continue')).toMatchObject({
       reason: 'breakpoint',
       hitBreakpointIds: [placed.breakpoints[0]?.id],
+      text: expect.stringMatching(/^Catchpoint: a step begins\./),
     });
     const other = await client.body<Bodies['breakpoints']>('setBreakpoints', {
       source: { path: '/somewhere/else.yaml' },

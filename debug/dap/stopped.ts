@@ -60,8 +60,11 @@ export function stoppedEvent(stop: Stop, book: BreakpointBook): DebugProtocol.Ev
   const { reason, position, text } = stop;
   const hit = 'hit' in reason && reason.hit !== null ? book.hit(reason.hit.id) : null;
   const said = described(reason);
-  // The instruction is shown by the frame.
-  const rows = text.split('\n').filter((row) => row !== '' && !row.startsWith('=> '));
+  // The instruction is shown by the frame, and the client has numbers of its own for breakpoints.
+  const rows = text
+    .split('\n')
+    .filter((row) => row !== '' && !row.startsWith('=> '))
+    .map((row) => row.replace(/^(Breakpoint|Catchpoint|Watchpoint) [0-9]+\b/, '$1'));
   return new Stopped({
     ...said,
     ...(hit === null ? {} : { reason: REASONS[hit.category], hitBreakpointIds: hit.ids }),
