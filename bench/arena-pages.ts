@@ -4,7 +4,7 @@
  *
  * The free pages lie as badly as they can while 1,024 of them can still be had in one piece: each eighth of the arena
  * begins with a hole of 1,024 pages, and in the rest the pages of whichever kind is rarer stand alone, at equal
- * distances. At 1 % that makes free ranges of some 100 pages, at 50 % every second page is free, at 99 % one in 453.
+ * distances. At 1 % that makes free ranges of some 100 pages, at 50 % every second page is free, at 99 % one in 454.
  */
 import { System } from '../boot/system.js';
 import { arena_map_alloc } from '../bpf/arena/arena.js';

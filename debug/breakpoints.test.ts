@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { type DebugSession, type StopReason, stopText } from './session.js';
+import { hitIds } from './stop.js';
 import { ARGS, engine, ISAS, OOPS_STEPS, SCRATCH_STEPS, sessionOf, sessionOfFile } from './testing.js';
 
 afterAll(() => engine.close());
@@ -54,6 +55,36 @@ describe.each(ISAS)('breakpoints on %s', (isa) => {
     expect(() => session.addBreakpoint({ kind: 'fault', exception: wrong })).toThrow(
       `there is no exception \`${wrong}\` on ${isa}: did you mean \`${meant}\`?`,
     );
+  });
+
+  test('that are hit at once are all named, both ways', async () => {
+    const session = await sessionOf(isa, SPIN);
+    const code = { kind: 'address', address: session.evaluate('spin.loop') } as const;
+    const watch = {
+      kind: 'watch',
+      address: session.evaluate('counter'),
+      length: 8,
+      access: 'write',
+    } as const;
+    session.addBreakpoint(watch);
+    session.addBreakpoint({ ...watch, length: 1 });
+    session.addBreakpoint(code, { condition: '0' });
+    const named = ['Watchpoint 1:', 'Watchpoint 2:'];
+    const heads = (text: string): string[] => text.match(/^(Watchpoint|Breakpoint) \d+[:,]/gm) ?? [];
+    const first = await session.continue();
+    expect(heads(first.text)).toEqual(named);
+    expect(hitIds(first)).toEqual([1, 2]);
+    expect(hitIds(await session.continue())).toEqual([1, 2]);
+    const back = await session.continueBack();
+    expect(heads(back.text)).toEqual(named);
+    expect([hitIds(back), back.position.tick]).toEqual([[1, 2], first.position.tick]);
+    // Code is come to where it stands for something else: that is a hit as well.
+    for (const { id } of session.breakpoints) session.removeBreakpoint(id);
+    const { pc } = first.position;
+    const there = [session.addBreakpoint(watch), session.addBreakpoint({ kind: 'address', address: pc })];
+    await session.toStart();
+    expect(hitIds(await session.continue())).toEqual(there.map(({ id }) => id));
+    expect(session.breakpoints.map(({ hits }) => hits)).toEqual([1, 1]);
   });
 
   test('on an address stop before the instruction each time it is come to, but not when it is tried again', async () => {

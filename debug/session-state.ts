@@ -48,7 +48,7 @@ export abstract class SessionState
     super();
     this.#run = run;
     this.inspector = new Inspector(() => this.#run, disassembler);
-    this.#stop = this.#stopFor({ kind: 'start' });
+    this.#stop = this.#stopFor({ kind: 'start' }, []);
   }
 
   get run(): MachineRun {
@@ -110,8 +110,10 @@ export abstract class SessionState
     this.#run = run;
   }
 
-  protected settle(reason: StopReason): Stop {
-    this.#stop = this.#stopFor(reason);
+  /** @param hits what was hit on the way; where that has not stopped it, nothing is said of it */
+  protected settle(reason: StopReason, hits: ReadonlyMap<number, StopReason> = new Map()): Stop {
+    const all = [...hits.values()];
+    this.#stop = this.#stopFor(reason, all.includes(reason) ? all.filter((each) => each !== reason) : []);
     this.#stoppedAt = this.pc;
     return this.#stop;
   }
@@ -136,12 +138,12 @@ export abstract class SessionState
     }
   }
 
-  #stopFor(reason: StopReason): Stop {
-    const text = stopText(reason, (address) => this.nameOf(address));
+  #stopFor(reason: StopReason, others: readonly StopReason[]): Stop {
+    const texts = [reason, ...others].map((each) => stopText(each, (address) => this.nameOf(address)));
     const { place } = this.#run;
     const at = place === 'code' ? this.inspector.currentLine() : null;
-    const lines = [text, ...(at === null ? [] : [at])].filter((line) => line !== '');
-    return { reason, position: this.position, text: lines.join('\n') };
+    const lines = [...texts, ...(at === null ? [] : [at])].filter((line) => line !== '');
+    return { reason, others, position: this.position, text: lines.join('\n') };
   }
 
   // Breakpoints.

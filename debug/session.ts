@@ -53,6 +53,7 @@ export async function openSession(fixture: Fixture, engine: Engine): Promise<Deb
 interface Found {
   readonly tick: number;
   readonly reason: StopReason;
+  readonly hits: ReadonlyMap<number, StopReason>;
 }
 
 class Session extends SessionState implements DebugSession {
@@ -181,9 +182,8 @@ class Session extends SessionState implements DebugSession {
       if (found === null) return this.#goBack(null);
       await this.#replay(found.tick);
       if (this.isInterrupted) return this.settle({ kind: 'interrupted' });
-      const { reason } = found;
-      if ('hit' in reason && reason.hit !== null) this.table.stopped([reason.hit.id]);
-      return this.settle(reason);
+      this.table.stopped(found.hits.keys());
+      return this.settle(found.reason, found.hits);
     });
   }
 
@@ -234,8 +234,9 @@ class Session extends SessionState implements DebugSession {
       watching.refresh(this.run);
       const here = this.isMoved ? checkMoved(watching, this.run) : null;
       const reason = here ?? (await this.#advance(goalOf(watching, move), watching));
-      this.table.stopped(watching.stopped);
-      return this.settle(reason ?? this.interruptedHere ?? this.reasonHere());
+      const hits = watching.takeHits();
+      this.table.stopped(hits.keys());
+      return this.settle(reason ?? this.interruptedHere ?? this.reasonHere(), hits);
     });
   }
 
@@ -269,8 +270,9 @@ class Session extends SessionState implements DebugSession {
           const here = goal.check(at, now);
           const reason = pending ?? here;
           pending = null;
+          const hits = watching.takeHits();
           const counts = now.tick < tick || (hitHere && reason?.kind === 'watchpoint');
-          if (reason !== null && counts) found = { tick: now.tick, reason };
+          if (reason !== null && counts) found = { tick: now.tick, reason, hits };
           return null;
         },
         notice: (event, now) => {

@@ -71,12 +71,22 @@ export type StopReason =
   /** The last step is done; the result of the fixture is there. */
   | { readonly kind: 'end'; readonly status: 'passed' | 'failed' | 'invalid' };
 
+/** A reason that breakpoints and watchpoints give. */
+export type HitReason = Extract<StopReason, { readonly hit: unknown }>;
+
 /** Where and why a session has stopped. */
 export interface Stop {
   readonly reason: StopReason;
+  /** What other breakpoints and watchpoints that were hit here say, in the order in which they were. */
+  readonly others: readonly StopReason[];
   readonly position: Position;
-  /** One or more lines for people. */
+  /** Lines for people, of all that was hit. */
   readonly text: string;
+}
+
+/** Numbers of all breakpoints that were hit at a stop, the one that is the reason first. */
+export function hitIds({ reason, others }: Stop): number[] {
+  return [reason, ...others].flatMap((each) => ('hit' in each && each.hit !== null ? [each.hit.id] : []));
 }
 
 /** A value of the event stream in a line of text. */

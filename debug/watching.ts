@@ -7,7 +7,7 @@ import type { BreakpointSpec, Entry } from './breakpoints.js';
 import { valueHere } from './names.js';
 import type { At, MachineRun } from './run.js';
 import { SessionError } from './session-error.js';
-import type { Hit, StopReason } from './stop.js';
+import type { Hit, HitReason, StopReason } from './stop.js';
 
 type Watch = Extract<BreakpointSpec, { kind: 'watch' }>;
 type Word = Extract<BreakpointSpec, { kind: 'entry' }>;
@@ -34,8 +34,6 @@ type Direction = 'forwards' | 'backwards';
 
 /** The breakpoints of one move. */
 export class Watching {
-  /** Numbers of those that have stopped it. */
-  readonly stopped = new Set<number>();
   /** Addresses of guest code. */
   readonly addresses: readonly bigint[];
   /** What is watched is looked at after each instruction. */
@@ -45,6 +43,8 @@ export class Watching {
   /** Accesses of the instruction that runs. */
   #accesses: Access[] = [];
   #told = '';
+  /** Breakpoints that were hit, by their numbers, and the reasons to stop that they are. */
+  #hits = new Map<number, StopReason>();
   readonly #direction: Direction;
 
   /** @param tells the engine can tell accesses; else what is watched is looked at after each instruction */
@@ -59,6 +59,13 @@ export class Watching {
     });
     // Hardware changes table entries, too: by walks, which are no accesses of instructions.
     this.everyInstruction = this.#watched.some((watched) => !isData(watched) || !tells);
+  }
+
+  /** What was hit since this was asked last, in the order in which it was. */
+  takeHits(): ReadonlyMap<number, StopReason> {
+    const hits = this.#hits;
+    this.#hits = new Map();
+    return hits;
   }
 
   /** Looks at what is watched as it is now: the run begins, or the user has changed something. */
@@ -107,13 +114,17 @@ export class Watching {
       const hit = this.#hit(watched.entry, run);
       if (hit === null) continue;
       const access = write ? 'write' : 'read';
-      found ??= { kind: 'watchpoint', hit: { ...hit, address, access, before, after: watched.last } };
+      const reason = this.#stops({
+        kind: 'watchpoint',
+        hit: { ...hit, address, access, before, after: watched.last },
+      });
+      found ??= reason;
     }
     return found;
   }
 
   check(at: At, run: MachineRun): StopReason | null {
-    return this.#changed(run) ?? this.#place(at, run);
+    return firstOf(this.#changed(run), this.#place(at, run));
   }
 
   #place(at: At, run: MachineRun): StopReason | null {
@@ -217,14 +228,16 @@ export class Watching {
     run: MachineRun,
     kind: K,
     matches: (spec: Extract<BreakpointSpec, { kind: K }>) => boolean,
-    reason: (hit: Hit, spec: Extract<BreakpointSpec, { kind: K }>) => StopReason,
+    reason: (hit: Hit, spec: Extract<BreakpointSpec, { kind: K }>) => HitReason,
   ): StopReason | null {
     let found: StopReason | null = null;
     for (const entry of this.#enabled) {
       const spec = entry.spec as Extract<BreakpointSpec, { kind: K }>;
       if (entry.spec.kind !== kind || !matches(spec)) continue;
       const hit = this.#hit(entry, run);
-      if (hit !== null) found ??= reason(hit, spec);
+      if (hit === null) continue;
+      const made = this.#stops(reason(hit, spec));
+      found ??= made;
     }
     return found;
   }
@@ -238,7 +251,6 @@ export class Watching {
       if (!(error instanceof SessionError)) throw error;
       problem = error.message;
     }
-    const { id, text } = entry;
     if (this.#direction === 'forwards') {
       entry.hits += 1;
       if (entry.ignore > 0 && problem === null) {
@@ -246,9 +258,16 @@ export class Watching {
         return null;
       }
     }
-    this.stopped.add(id);
+    const { id, text } = entry;
     return problem === null ? { id, text } : { id, text, problem };
   }
+
+  #stops(reason: HitReason): StopReason {
+    const id = reason.hit?.id;
+    if (id !== undefined && !this.#hits.has(id)) this.#hits.set(id, reason);
+    return reason;
+  }
+
   /** The first watched thing that is not what it was; all of them are looked at. */
   #changed(run: MachineRun): StopReason | null {
     let found: StopReason | null = null;
@@ -262,7 +281,11 @@ export class Watching {
         const address = watched.spec.address + BigInt(changedAt(watched.spec.length, before, after));
         const hit = this.#hit(entry, run);
         if (hit === null) continue;
-        found ??= { kind: 'watchpoint', hit: { ...hit, address, access: 'write', before, after } };
+        const reason = this.#stops({
+          kind: 'watchpoint',
+          hit: { ...hit, address, access: 'write', before, after },
+        });
+        found ??= reason;
       } else {
         const before = watched.last;
         const isComparable = look(watched, run);
@@ -270,8 +293,12 @@ export class Watching {
         if (!isComparable || before === after) continue;
         const { va, level } = watched.spec;
         const hit = this.#hit(entry, run);
-        if (hit !== null)
-          found ??= { kind: 'entry', hit: { ...hit, va, level: level ?? 'pte', before, after } };
+        if (hit === null) continue;
+        const reason = this.#stops({
+          kind: 'entry',
+          hit: { ...hit, va, level: level ?? 'pte', before, after },
+        });
+        found ??= reason;
       }
     }
     return found;

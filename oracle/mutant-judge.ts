@@ -36,7 +36,7 @@ export class MutantJudge {
   constructor(
     private readonly folder: string,
     root: string,
-    private readonly library: string,
+    private readonly enginePath: string,
   ) {
     mkdirSync(folder, { recursive: true });
     cpSync(join(root, 'package.json'), join(folder, 'package.json'));
@@ -79,7 +79,7 @@ export class MutantJudge {
   }
 
   private ask(question: Question): Promise<Judgement> {
-    this.child ??= fork(CHILD, [this.library], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+    this.child ??= fork(CHILD, [this.enginePath], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
     const { child } = this;
     return new Promise((resolve) => {
       const done = (judgement: Judgement): void => {

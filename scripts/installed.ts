@@ -44,9 +44,10 @@ export function sha256(bytes: Buffer): string {
 export async function isInstalled(folder: string, wanted: Stamp, by: 'size' | 'hash'): Promise<boolean> {
   try {
     if ((await readFile(join(folder, STAMP_NAME), 'utf8')) !== stampText(wanted)) return false;
-    const library = join(folder, wanted.library);
-    if ((await stat(library)).size !== wanted.size) return false;
-    return by === 'size' || sha256(await readFile(library)) === wanted.sha256;
+    const { library: name, size, sha256: hash } = wanted;
+    const library = join(folder, name);
+    if ((await stat(library)).size !== size) return false;
+    return by === 'size' || sha256(await readFile(library)) === hash;
   } catch {
     // Whatever is the matter with it, it is not whole; writing it anew says more if that fails too.
     return false;

@@ -34,8 +34,9 @@ const DEAD_PID = 2 ** 22 + 1;
 describe('setupEngine', () => {
   test('installs the library and what the wheel says of itself, and nothing else', async () => {
     const result = await setupEngine(bed.options());
-    expect(result).toEqual({ library: bed.library, source: 'installed' });
-    expect(readFileSync(bed.library, 'utf8')).toBe(SAMPLE_LIBRARY);
+    const { library } = bed;
+    expect(result).toEqual({ library, source: 'installed' });
+    expect(readFileSync(library, 'utf8')).toBe(SAMPLE_LIBRARY);
     expect(readdirSync(bed.folder).sort()).toEqual([
       'COPYING',
       'METADATA',
@@ -66,7 +67,8 @@ describe('setupEngine', () => {
     const options = bed.options();
     await setupEngine(options);
     bed.lines.length = 0;
-    expect(await setupEngine(options)).toEqual({ library: bed.library, source: 'present' });
+    const { library } = bed;
+    expect(await setupEngine(options)).toEqual({ library, source: 'present' });
     expect(downloadCount()).toBe(1);
     expect(bed.lines).toEqual([`Unicorn 2.1.4 is there: ${bed.library}`]);
   });
@@ -135,7 +137,8 @@ describe('setupEngine', () => {
 
   test('several at once all end with a whole library', async () => {
     const results = await Promise.all([1, 2, 3, 4].map(() => setupEngine(bed.options())));
-    expect(new Set(results.map((result) => result.library))).toEqual(new Set([bed.library]));
+    const { library } = bed;
+    expect(new Set(results.map((result) => result.library))).toEqual(new Set([library]));
     expect(readFileSync(bed.library, 'utf8')).toBe(SAMPLE_LIBRARY);
     expect(bed.engineNames()).toEqual(['unicorn-2.1.4']);
   });
@@ -165,7 +168,8 @@ describe('ensureEngine', () => {
   test('installs what is missing, and afterwards starts no other program', async () => {
     expect((await ensureEngine(bed.options())).source).toBe('installed');
     const options = bed.options({ check: 'exit 1', download: 'exit 1' });
-    expect(await ensureEngine(options)).toEqual({ library: bed.library, source: 'present' });
+    const { library } = bed;
+    expect(await ensureEngine(options)).toEqual({ library, source: 'present' });
     expect(downloadCount()).toBe(1);
   });
 

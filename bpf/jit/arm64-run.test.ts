@@ -24,19 +24,9 @@ import {
   BPF_END,
   BPF_FETCH,
   BPF_H,
-  BPF_JEQ,
-  BPF_JGE,
-  BPF_JGT,
-  BPF_JLE,
-  BPF_JLT,
   BPF_JMP,
   BPF_JMP32,
   BPF_JNE,
-  BPF_JSET,
-  BPF_JSGE,
-  BPF_JSGT,
-  BPF_JSLE,
-  BPF_JSLT,
   BPF_LDX,
   BPF_LOAD_ACQ,
   BPF_LSH,
@@ -64,7 +54,7 @@ import {
 import { compile } from './arm64-testing.js';
 import { type InterpreterMemory, interpret } from './fake-interpreter.js';
 import type { JitOptions } from './jit.js';
-import { EXIT, ldImm64, mov, raw, USER_VM_START } from './jit-testing.js';
+import { CONDITIONS, EXIT, ldImm64, mov, raw, USER_VM_START } from './jit-testing.js';
 
 const engine = new NativeEngine();
 const machines: TestMachine[] = [];
@@ -200,19 +190,6 @@ const alu = fc.oneof(
     .map(({ dst, src }) => raw(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 1, 1 << 16)),
 );
 
-const CONDITIONS = [
-  BPF_JEQ,
-  BPF_JGT,
-  BPF_JGE,
-  BPF_JSET,
-  BPF_JNE,
-  BPF_JSGT,
-  BPF_JSGE,
-  BPF_JLT,
-  BPF_JLE,
-  BPF_JSLT,
-  BPF_JSLE,
-];
 /** A jump over the instruction behind it. */
 const jump = fc
   .record({

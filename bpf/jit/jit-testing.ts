@@ -4,7 +4,18 @@ import {
   BPF_ALU64,
   BPF_ATOMIC,
   BPF_EXIT,
+  BPF_JEQ,
+  BPF_JGE,
+  BPF_JGT,
+  BPF_JLE,
+  BPF_JLT,
   BPF_JMP,
+  BPF_JNE,
+  BPF_JSET,
+  BPF_JSGE,
+  BPF_JSGT,
+  BPF_JSLE,
+  BPF_JSLT,
   BPF_LD_IMM64,
   BPF_LDX,
   BPF_MOV,
@@ -71,5 +82,19 @@ export const probeAtomic = (size: number, op: number, dst: number, src: number, 
 export const ldImm64 = (dst: number, value: bigint): bpf_insn[] => [
   raw(BPF_LD_IMM64, dst, 0, 0, Number(BigInt.asIntN(32, value))),
   raw(0, 0, 0, 0, Number(BigInt.asIntN(32, value >> 32n))),
+];
+/** All conditional jumps, by BPF_OP. */
+export const CONDITIONS: readonly number[] = [
+  BPF_JEQ,
+  BPF_JGT,
+  BPF_JGE,
+  BPF_JSET,
+  BPF_JNE,
+  BPF_JSGT,
+  BPF_JSGE,
+  BPF_JLT,
+  BPF_JLE,
+  BPF_JSLT,
+  BPF_JSLE,
 ];
 export const EXIT = raw(BPF_JMP | BPF_EXIT);

@@ -20,19 +20,8 @@ import {
   BPF_FETCH,
   BPF_H,
   BPF_JA,
-  BPF_JEQ,
-  BPF_JGE,
-  BPF_JGT,
-  BPF_JLE,
-  BPF_JLT,
   BPF_JMP,
   BPF_JMP32,
-  BPF_JNE,
-  BPF_JSET,
-  BPF_JSGE,
-  BPF_JSGT,
-  BPF_JSLE,
-  BPF_JSLT,
   BPF_LDX,
   BPF_LSH,
   BPF_MEM,
@@ -57,7 +46,18 @@ import {
   type bpf_insn,
 } from '../insn.js';
 import { type InterpreterMemory, interpret } from './fake-interpreter.js';
-import { alu32k, alu64, alu64k, castUser, EXIT, ldImm64, mov32, raw, USER_VM_START } from './jit-testing.js';
+import {
+  alu32k,
+  alu64,
+  alu64k,
+  CONDITIONS,
+  castUser,
+  EXIT,
+  ldImm64,
+  mov32,
+  raw,
+  USER_VM_START,
+} from './jit-testing.js';
 import { compile } from './x86-testing.js';
 
 // Random programs, run by the engine as the JIT compiles them, and by an interpreter.
@@ -221,12 +221,6 @@ const atomics = fc
     ];
   });
 
-const CONDITIONS = [BPF_JEQ, BPF_JNE, BPF_JSET, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE].concat([
-  BPF_JSGT,
-  BPF_JSGE,
-  BPF_JSLT,
-  BPF_JSLE,
-]);
 /** Jumps over as many groups as `off` says, for a start. */
 const jump = fc
   .tuple(

@@ -6,8 +6,11 @@
 import type { ThisCpu } from '../../arch/arch.js';
 import {
   FAULT_FLAG_DEFAULT,
+  FAULT_FLAG_TRIED,
   FAULT_FLAG_WRITE,
+  fault_signal_pending,
   PAGE_SIZE,
+  VM_FAULT_COMPLETED,
   VM_FAULT_ERROR,
   VM_FAULT_RETRY,
   VM_WRITE,
@@ -97,14 +100,23 @@ function* faultIn(here: ThisCpu, va: bigint): Path<void> {
   const { kernel, current, regs } = here;
   const { mm } = current;
   if (mm === null || regs === null || current.pagefault_disabled > 0) return;
-  const vma = yield* kernel.lock_mm_and_find_vma(here, mm, va, regs);
-  if (vma === null) return;
-  if ((vma.vm_flags & VM_WRITE) === 0) {
-    kernel.mmap_read_unlock(here, mm);
+  let flags = FAULT_FLAG_DEFAULT | FAULT_FLAG_WRITE;
+  for (;;) {
+    const vma = yield* kernel.lock_mm_and_find_vma(here, mm, va, regs);
+    if (vma === null) return;
+    if ((vma.vm_flags & VM_WRITE) === 0) {
+      kernel.mmap_read_unlock(here, mm);
+      return;
+    }
+    const fault = yield* kernel.handle_mm_fault(here, vma, va, flags, regs);
+    if (fault_signal_pending(here, fault, regs)) return;
+    // With VM_FAULT_RETRY and VM_FAULT_COMPLETED the lock is gone already.
+    if ((fault & VM_FAULT_RETRY) !== 0) {
+      flags |= FAULT_FLAG_TRIED;
+      continue;
+    }
+    if ((fault & VM_FAULT_COMPLETED) === 0) kernel.mmap_read_unlock(here, mm);
+    if ((fault & VM_FAULT_ERROR) === 0) here.cpu.flushTlbPage(pageOf(va));
     return;
   }
-  const fault = yield* kernel.handle_mm_fault(here, vma, va, FAULT_FLAG_DEFAULT | FAULT_FLAG_WRITE, regs);
-  // With VM_FAULT_RETRY the lock is gone already.
-  if ((fault & VM_FAULT_RETRY) === 0) kernel.mmap_read_unlock(here, mm);
-  if ((fault & VM_FAULT_ERROR) === 0) here.cpu.flushTlbPage(pageOf(va));
 }

@@ -127,6 +127,10 @@ describe('a struct_ops map', () => {
     for (const { ksym } of theMap(twenty.made).images) {
       expect(ksym.start >> 12n).toBe((ksym.end - 1n) >> 12n);
     }
+    const perPage = Math.floor(4096 / (theMap(twenty.made).images[0]?.code.length ?? 0));
+    const most = 8 * perPage;
+    expect(setup(all(most), many(most)).pages()).toBe(8);
+    expect(setup(all(most + 1), many(most + 1)).made).toBe(-E2BIG);
     expect(setup(all(400), many(400)).made).toBe(-E2BIG);
   });
 

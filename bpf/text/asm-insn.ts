@@ -126,7 +126,7 @@ function condition(line: Cursor): ParsedInsn {
   const code = (dst.wide ? I.BPF_JMP : I.BPF_JMP32) | found[1];
   const src = sameWidth(line, dst);
   // The log prints immediates of jumps as 32 bits without a sign.
-  const imm = src === null ? Number(line.number('immediate', 32, true, [' goto'])) : 0;
+  const imm = src === null ? Number(line.number('immediate', 32, true, [' goto', '\tgoto'])) : 0;
   if (!line.eatWord('goto')) line.fail('expected goto');
   const base =
     src === null ? insn(code | I.BPF_K, dst.number, 0, 0, imm) : insn(code | I.BPF_X, dst.number, src, 0, 0);

@@ -107,6 +107,7 @@ describe('encodings', () => {
     expect(hex('r2 = a.page(1) + 8 ll')).toBe('18020000081000000000000001000000');
     expect(hex('r2 = *(u32 *)(r1 + OFF)')).toBe('6112100000000000');
     expect(hex('if r1 > PAGE_SIZE goto +1')).toBe('2501010000100000');
+    expect(hex('if r1 > PAGE_SIZE\tgoto +1')).toBe('2501010000100000');
   });
 
   // The same program by hand, before the verifier: a store through a cast pointer with the largest offset.

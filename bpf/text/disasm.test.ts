@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import * as I from '../insn.js';
+import { CONDITIONS } from '../jit/jit-testing.js';
 import { assembleBpf } from './asm.js';
 import { bpfInsnText, print_bpf_insn } from './disasm.js';
 
@@ -81,8 +82,6 @@ describe('round trip', () => {
   });
   const operations = [I.BPF_ADD, I.BPF_SUB, I.BPF_MUL, I.BPF_DIV, I.BPF_OR, I.BPF_AND, I.BPF_LSH, I.BPF_RSH];
   operations.push(I.BPF_MOD, I.BPF_XOR, I.BPF_MOV, I.BPF_ARSH);
-  const comparisons = [I.BPF_JEQ, I.BPF_JGT, I.BPF_JGE, I.BPF_JSET, I.BPF_JNE, I.BPF_JSGT, I.BPF_JSGE];
-  comparisons.push(I.BPF_JLT, I.BPF_JLE, I.BPF_JSLT, I.BPF_JSLE);
   const alu = fc
     .tuple(
       fc.constantFrom(I.BPF_ALU, I.BPF_ALU64),
@@ -132,7 +131,7 @@ describe('round trip', () => {
   const branch = fc
     .tuple(
       fc.constantFrom(I.BPF_JMP, I.BPF_JMP32),
-      fc.constantFrom(...comparisons),
+      fc.constantFrom(...CONDITIONS),
       reg,
       reg,
       off,

@@ -7,7 +7,7 @@ import { EBUSY, EINVAL } from '../../kernel/errno.js';
 import { BPF_F_NO_USER_CONV } from '../arena/arena_struct.js';
 import * as I from '../insn.js';
 import type { BpfMapReference, BpfSourceLine, BpfText } from '../text/asm.js';
-import { bpf_prog_calc_tag } from './link-tag.js';
+import { bpf_prog_calc_tag, withoutImmediates } from './link-tag.js';
 import type { LinkArena, LinkCallTarget, LinkInput, PointerKind } from './link-types.js';
 import { type KernelCall, VerifierError, type VerifierInput, type WideImmediate } from './verifier.js';
 import type { KernelPointer } from './verifier-value.js';
@@ -51,7 +51,8 @@ class Loader {
     }
     for (const name of input.boundMaps) this.#useMap(name, null);
     for (const { name, text } of input.functions) this.#function(name, text);
-    const loadedInsns = this.#asLoaded();
+    // Addresses of kernel variables are BTF ids when a program is loaded; they are not known here and are 0.
+    const loadedInsns = withoutImmediates(this.#insns, [I.BPF_PSEUDO_BTF_ID]);
     return {
       verifier: this.#verifierInput(),
       tag: bpf_prog_calc_tag(loadedInsns),
@@ -165,17 +166,6 @@ class Loader {
     const type = typeOf(symbol.kind);
     const src_reg = type === 'SCALAR_VALUE' ? 0 : I.BPF_PSEUDO_BTF_ID;
     this.#setWide(slot, src_reg, symbol.address, { kind: 'symbol', type });
-  }
-
-  /** Addresses of kernel variables are BTF ids when a program is loaded; they are not known here and are 0. */
-  #asLoaded(): I.bpf_insn[] {
-    let high = false;
-    return this.#insns.map((insn) => {
-      const isBtf = insn.code === I.BPF_LD_IMM64 && insn.src_reg === I.BPF_PSEUDO_BTF_ID;
-      const cleared = isBtf || high ? { ...insn, imm: 0 } : insn;
-      high = isBtf;
-      return cleared;
-    });
   }
 
   #verifierInput(): VerifierInput {

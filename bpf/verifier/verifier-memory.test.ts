@@ -33,6 +33,43 @@ describe('stack accesses that are not aligned', () => {
   });
 });
 
+// check_stack_write_fixed_off()
+describe('spilled pointers', () => {
+  const cast = 'r6 = *(u64 *)(r1 + 0)\nr1 = addr_space_cast(r1, 0, 1)';
+
+  test.each([
+    [cast, '*(u32 *)(r10 - 8) = r1'],
+    ['', '*(u32 *)(r10 - 4) = r10'],
+    ['r2 = map[array][0]', '*(u8 *)(r10 - 1) = r2'],
+  ])('take 8 bytes: %j: %s', (text, access) => {
+    expect(refusal(text, access)).toMatchObject({ message: 'invalid size of register spill', errno: -13 });
+  });
+
+  test('to a stack do not go to the stack of a caller', () => {
+    const main = 'r2 = r10\nr2 += -8\ncall sub\nr0 = 0\nexit';
+    const sub = (what: string): string => `*(u64 *)(r2 + 0) = ${what}\nr0 = 0\nexit`;
+    expect(() => link({ main, sub: sub('r10') })).toThrow(
+      expect.objectContaining({
+        message: 'cannot spill pointers to stack into stack frame of the caller',
+        errno: -22,
+        func: 'sub',
+        slot: 0,
+      }),
+    );
+    expect(() => link({ main, sub: sub('r1') })).not.toThrow();
+  });
+
+  test.each([8, 16])('through one of two pointers, each slot may be what it was: r10 - %i', (at) => {
+    const store = `*(u64 *)(r10 - 8) = r1\n*(u64 *)(r10 - 16) = r1\nr2 = r10\nr2 += -8\nif r6 == 0 goto use\nr2 += -8\nuse:\n*(u64 *)(r2 + 0) = 0`;
+    const load = `r3 = *(u64 *)(r10 - ${at})`;
+    expect(refusal(`${cast}\n${store}\n${load}`, 'r0 = *(u64 *)(r3 + 0)')).toMatchObject({
+      message: "R3 invalid mem access 'scalar'",
+    });
+    const check = 'r0 = 0\nif r3 == 0 goto out';
+    expect(refusal(`${cast}\n${store}\n${load}\n${check}`, 'r0 = *(u64 *)(r3 + 0)\nout:')).toBeNull();
+  });
+});
+
 // check_ptr_to_map_access(), with the name in BTF that ops->map_btf_id gives.
 describe('struct bpf_map', () => {
   test.each([

@@ -9,7 +9,7 @@ import {
   type Frame,
   has,
   isScalar,
-  join,
+  joinStates,
   reg_type_str,
   type State,
   setOf,
@@ -40,13 +40,6 @@ export interface Accessed {
   readonly ptr_type: AccessType;
 }
 
-/** Slots of 8 bytes that [off, off + size) touches. */
-function touched(off: number, size: number): number[] {
-  const slots: number[] = [];
-  for (let at = Math.floor(off / 8) * 8; at < off + size; at += 8) slots.push(at);
-  return slots;
-}
-
 export function withSlot(state: State, frame: number, off: number, value: Value): State {
   const frames = state.frames.map((old, i): Frame => {
     if (i !== frame) return old;
@@ -73,11 +66,12 @@ export class Memory {
 
   check_mem_access(state: State, access: Access): Accessed {
     const { base, slot } = access;
+    // A store through one of several pointers: each slot has what it had, or what one of them made of it.
     let after: State | null = null;
     const values: Variant[] = [];
     for (const variant of base) {
       const one = this.#access(state, access, variant);
-      after = after === null || base.length === 1 ? one.state : mergeSlots(state, after, one.state);
+      after = after === null ? one.state : joinStates(after, one.state);
       values.push(...one.value);
     }
     return {
@@ -167,6 +161,7 @@ export class Memory {
     }
     this.grow(state, frame, off);
     const aligned = size === 8;
+    // What is aligned lies in one slot.
     const at = Math.floor(off / 8) * 8;
     const owner = state.frames[frame];
     const held = owner === undefined ? UNKNOWN : slotValue(owner, at);
@@ -178,13 +173,16 @@ export class Memory {
     if (kind === 'atomic' && !isScalar(held)) {
       this.place.fail('atomic access to a spilled pointer is not followed here', EACCES, slot);
     }
-    if (kind === 'write' && aligned && stored !== null) {
-      return { state: withSlot(state, frame, at, stored), value: UNKNOWN };
+    if (kind === 'write' && stored !== null) {
+      // check_stack_write_fixed_off()
+      if (!aligned && !isScalar(stored)) this.place.fail('invalid size of register spill', EACCES, slot);
+      if (frame !== state.frames.length - 1 && has(stored, 'PTR_TO_STACK')) {
+        const message = 'cannot spill pointers to stack into stack frame of the caller';
+        this.place.fail(message, EINVAL, slot);
+      }
+      if (aligned) return { state: withSlot(state, frame, at, stored), value: UNKNOWN };
     }
-    if (kind === 'write' && stored !== null && has(stored, 'PTR_TO_STACK')) {
-      this.place.fail('invalid size of register spill', EACCES, slot);
-    }
-    return { state: touched(off, size).reduce((s, i) => scrubbed(s, frame, i), state), value: UNKNOWN };
+    return { state: scrubbed(state, frame, at), value: UNKNOWN };
   }
 
   /** grow_stack_state(): `off` bytes of that frame are in use. */
@@ -241,17 +239,4 @@ function classOf({ type }: Variant): 'arena' | 'ctx' | 'untrusted' | 'trusted' |
     default:
       return 'other';
   }
-}
-
-/** A store through one of several pointers: each slot has what it had, or what one of them made of it. */
-function mergeSlots(before: State, a: State, b: State): State {
-  const frames = before.frames.map((frame, i): Frame => {
-    const [x, y] = [a.frames[i] ?? frame, b.frames[i] ?? frame];
-    const slots = new Map<number, Value>();
-    for (const off of new Set([...x.slots.keys(), ...y.slots.keys()])) {
-      slots.set(off, join(slotValue(x, off), slotValue(y, off)));
-    }
-    return { ...frame, slots };
-  });
-  return { ...before, frames };
 }

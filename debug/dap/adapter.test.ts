@@ -58,6 +58,18 @@ describe.each(ISAS)('%s', (isa) => {
     const [top, caller] = await client.frames();
     expect(top).toMatchObject({ instructionPointerReference: store, source: { path: scratch } });
     expect(caller).toMatchObject({ name: expect.stringContaining('set_cmask'), source: { path: scratch } });
+    // Of the caller, the CPU's registers say nothing.
+    const argument = `$${facts.argument}`;
+    const ofCaller = { frameId: caller?.id, context: 'watch' };
+    expect(
+      (await client.body<{ result: string }>('evaluate', { expression: '$pc', ...ofCaller })).result,
+    ).toContain(caller?.instructionPointerReference);
+    for (const expression of [argument, argument.slice(1)]) {
+      expect(await client.refused('evaluate', { expression, ...ofCaller })).toContain('of a caller only $pc');
+    }
+    expect(await client.refused('setExpression', { expression: '$pc', value: '0', ...ofCaller })).toContain(
+      'a register of a caller',
+    );
     const lines = (await client.body<{ content: string }>('source', { sourceReference: 0 })).content.split(
       '\n',
     );
@@ -174,6 +186,16 @@ describe.each(ISAS)('%s', (isa) => {
       breakpoints: [{ line: 3 }],
     });
     expect(other.breakpoints).toMatchObject([{ verified: false }]);
+
+    // All that are hit at once are told, and none whose condition does not hold.
+    await client.body('setBreakpoints', { source: { path: scratch }, breakpoints: [] });
+    await client.body('setFunctionBreakpoints', { breakpoints: [] });
+    const instructionReference = address(await client.evaluate('write_cmask.store'));
+    const same = await client.body<Bodies['breakpoints']>('setInstructionBreakpoints', {
+      breakpoints: ['1', '0', '2'].map((condition) => ({ instructionReference, condition })),
+    });
+    const [one, , two] = same.breakpoints;
+    expect(await client.move('reverseContinue')).toMatchObject({ hitBreakpointIds: [one?.id, two?.id] });
     await client.leave();
   });
 

@@ -33,8 +33,8 @@ import {
   type Arguments,
   type Command,
   type LaunchArguments,
-  launchArguments,
   parseArguments,
+  parseRestart,
 } from './requests.js';
 import { stoppedEvent } from './stopped.js';
 
@@ -317,14 +317,12 @@ export class Adapter extends ProtocolSession implements Desk {
     }
   }
 
-  async #restart({ arguments: raw }: Arguments<'restart'>): Promise<Reply> {
+  async #restart(given: Arguments<'restart'>): Promise<Reply> {
     const old = this.launched;
     if (this.#stage !== 'debugging') throw new RequestError('the run has not begun yet');
+    const args = parseRestart(given) ?? old.args;
     await this.motion.halted();
-    const parsed = launchArguments.safeParse(raw);
-    const launched = await launch(parsed.success ? parsed.data : old.args, this.client, (library) =>
-      this.options.openEngine(library),
-    );
+    const launched = await launch(args, this.client, (library) => this.options.openEngine(library));
     if (this.#isOver || this.#launched !== old || this.motion.running) {
       launched.session.close();
       throw new RequestError('something else was begun before the restart was done', { word: 'cancelled' });

@@ -6,7 +6,7 @@ import type { Answer, Desk } from './desk.js';
 import { disassemble } from './disassembly.js';
 import { assign, evaluate, wordAt } from './evaluation.js';
 import { exceptionInfo } from './exception-info.js';
-import { fixtureSource, pathSource, threadOf } from './frames.js';
+import { type FrameRef, fixtureSource, pathSource, threadOf } from './frames.js';
 import type { Launched } from './launched.js';
 import { parseReference, read, reference } from './memory-reference.js';
 import { pathText } from './path-source.js';
@@ -91,8 +91,12 @@ function setVariable(desk: Desk, { variablesReference, name, value }: Arguments<
   };
 }
 
-function setExpression(desk: Desk, { expression, value }: Arguments<'setExpression'>): Answer {
-  const { session, console } = desk.still;
+function setExpression(desk: Desk, { expression, value, frameId }: Arguments<'setExpression'>): Answer {
+  const { session, console, frames } = desk.still;
+  const frame = frameId === undefined ? null : frames.get(frameId);
+  if (frame?.kind === 'code' && frame.level > 0 && /^\s*\$/.test(expression)) {
+    throw new RequestError(`${expression.trim()} cannot be changed: it is a register of a caller`);
+  }
   const wanted = console.shell.value(value).value;
   const memory = assign(session, expression, wanted);
   const shown = memory === null ? u64(wanted) : (wordAt(session, memory.address, memory.length) ?? wanted);
@@ -109,14 +113,22 @@ function evaluateRequest(desk: Desk, { expression, context, frameId }: Arguments
   if (context === 'repl' && expression.trim() === '') return { body: { result: '', variablesReference: 0 } };
   if (context === 'repl' && console.isCommand(expression)) return command(desk, launched, expression);
   const frame = frameId === undefined ? null : frames.get(frameId);
-  let text = expression;
-  if (frame?.kind === 'code' && frame.level > 0) {
-    // Of a caller, pc and sp are known.
-    const { pc, sp } = frame;
-    text = text.replace(/\$(pc|rip)\b/gi, reference(pc));
-    if (sp !== null) text = text.replace(/\$(sp|rsp)\b/gi, reference(sp));
-  }
+  const text = frame === null ? expression : inFrame(session, frame, expression);
   return { body: evaluate(session, console.shell, text).shown };
+}
+
+/** An expression with the registers of a frame. Of a caller, pc and sp are known; what the CPU has is not the caller's. */
+function inFrame(session: DebugSession, frame: FrameRef, expression: string): string {
+  if (frame.kind !== 'code' || frame.level === 0) return expression;
+  const word = expression.trim().toLowerCase();
+  // In the text of a function registers have no dollar.
+  const text = session.registers().some(({ name }) => name === word) ? `$${word}` : expression;
+  return text.replace(/\$([a-z]\w*)/gi, (register, name: string) => {
+    if (/^(pc|rip)$/i.test(name)) return reference(frame.pc);
+    if (/^r?sp$/i.test(name) && frame.sp !== null) return reference(frame.sp);
+    const known = frame.sp === null ? 'only $pc is known' : 'only $pc and $sp are known';
+    throw new RequestError(`${register} has no value here: of a caller ${known}`);
+  });
 }
 
 /** A command of the terminal. It may move the machine. */

@@ -70,14 +70,11 @@ export class BreakpointBook {
     return changed;
   }
 
-  /** What a breakpoint of the session is for the client; `ids` are all that stop at the same thing. */
-  hit(sessionId: number): { readonly category: Category; readonly ids: number[] } | null {
+  /** What a breakpoint of the session is for the client; null where it is none of its own. */
+  hit(sessionId: number): { readonly category: Category; readonly id: number } | null {
     for (const [category, placed] of this.#placed) {
       const found = placed.find((each) => each.sessionId === sessionId);
-      if (found === undefined) continue;
-      const spec = specOf(found.key);
-      const same = [...this.#placed.values()].flat().filter((each) => specOf(each.key) === spec);
-      return { category, ids: same.map(({ shown }) => shown.id) };
+      if (found !== undefined) return { category, id: found.shown.id };
     }
     return null;
   }
@@ -129,10 +126,6 @@ function keyOf(spec: BreakpointSpec, { condition = '', hitCondition = '' }: Wish
     typeof value === 'bigint' ? `0x${value.toString(16)}` : value,
   );
   return `${what}\n${condition}\n${hitCondition}`;
-}
-
-function specOf(key: string): string {
-  return key.split('\n', 1)[0] ?? '';
 }
 
 /** Hits to be passed over: of `5` and `>= 5` four, of `> 5` five. Throws a RequestError for other conditions. */

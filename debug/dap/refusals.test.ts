@@ -18,6 +18,12 @@ test('requests out of order, of wrong types and about nothing', async () => {
   expect(await client.refused('attach', {})).toContain('use launch');
   expect(await client.refused('launch', {})).toContain('launch: arguments.fixture: ');
   expect(await client.refused('launch', { fixture: 3 })).toContain('expected string');
+  expect(await client.refused('launch', { fixture: scratch, stopOnEntry: 'yes' })).toBe(
+    'launch: arguments.stopOnEntry: expected true or false, not "yes"',
+  );
+  expect(await client.refused('launch', { fixture: scratch, steps: 'some' })).toBe(
+    'launch: arguments.steps: expected `decisions` or `all`, not "some"',
+  );
   expect(await client.refused('launch', { fixture: '' })).toContain('the file of a fixture is wanted');
   expect(await client.refused('launch', { fixture: '/nowhere.yaml' })).toBe(
     '/nowhere.yaml: there is no such file or folder',
@@ -42,6 +48,9 @@ test('requests out of order, of wrong types and about nothing', async () => {
   const text = (await client.body<{ content: string }>('source', {})).content.split('\n');
   expect(text[frame?.line ?? 0]).toContain('- call: bpf_prog_set_cmask');
 
+  expect(await client.refused('restart', { arguments: { fixture: scratch, stopOnEntry: 1 } })).toBe(
+    'restart: arguments.arguments.stopOnEntry: expected true or false, not 1',
+  );
   expect(await client.refused('stackTrace', { threadId: 7 })).toBe(
     'there is no thread 7: this machine has thread 1',
   );

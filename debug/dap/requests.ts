@@ -125,13 +125,70 @@ export type Arguments<C extends Command> = z.infer<(typeof REQUESTS)[C]>;
 
 /** The arguments of a request. Throws a RequestError that says what is wrong with them. */
 export function parseArguments<C extends Command>(command: C, raw: unknown): Arguments<C> {
-  const parsed = REQUESTS[command].safeParse(withoutNulls(raw));
-  if (parsed.success) return parsed.data as Arguments<C>;
+  return checked(
+    REQUESTS[command] as z.ZodType<Arguments<C>>,
+    raw,
+    `${command}: arguments`,
+    command === 'launch',
+  );
+}
+
+/** Arguments of `launch` that `restart` brings; null without any. Throws a RequestError as parseArguments() does. */
+export function parseRestart({ arguments: raw }: Arguments<'restart'>): LaunchArguments | null {
+  if (raw === undefined || raw === null) return null;
+  return checked(launchArguments, raw, 'restart: arguments.arguments', true);
+}
+
+function checked<T>(schema: z.ZodType<T>, raw: unknown, where: string, showUser: boolean): T {
+  const given = withoutNulls(raw);
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
-  const where = ['arguments', ...(issue?.path ?? [])].map(String).join('.');
-  throw new RequestError(`${command}: ${where}: ${issue?.message ?? 'this is not what is expected'}`, {
-    showUser: command === 'launch',
-  });
+  const place = [where, ...(issue?.path ?? [])].map(String).join('.');
+  const problem =
+    issue === undefined ? 'this is not what is expected' : problemOf(issue, at(given, issue.path));
+  throw new RequestError(`${place}: ${problem}`, { showUser });
+}
+
+/** What is wrong with a value, in words: what it must be, and what it was. */
+function problemOf(issue: z.core.$ZodIssue, got: unknown): string {
+  switch (issue.code) {
+    case 'invalid_type':
+      return `expected ${TYPES[issue.expected] ?? issue.expected}, ${shown(got)}`;
+    case 'invalid_value':
+      return `expected ${issue.values.map((value) => `\`${String(value)}\``).join(' or ')}, ${shown(got)}`;
+    case 'too_small':
+    case 'too_big':
+      if (!issue.message.startsWith('Too ')) return issue.message;
+      return issue.code === 'too_small'
+        ? `expected at least ${issue.minimum}, ${shown(got)}`
+        : `expected at most ${issue.maximum}, ${shown(got)}`;
+    default:
+      return issue.message;
+  }
+}
+
+/** Types of the library's, as people call them. */
+const TYPES: Readonly<Partial<Record<string, string>>> = {
+  boolean: 'true or false',
+  int: 'a whole number',
+  number: 'a number',
+  array: 'a list',
+};
+
+function shown(got: unknown): string {
+  if (got === undefined) return 'and there is nothing';
+  const text = JSON.stringify(got) ?? String(got);
+  return `not ${text.length > 60 ? `${text.slice(0, 60)}…` : text}`;
+}
+
+function at(value: unknown, path: readonly PropertyKey[]): unknown {
+  let here = value;
+  for (const key of path) {
+    if (typeof here !== 'object' || here === null) return undefined;
+    here = Reflect.get(here, key);
+  }
+  return here;
 }
 
 /** Some clients send null for what they leave out. */

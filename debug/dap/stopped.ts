@@ -2,7 +2,7 @@
 
 import { Event } from '@vscode/debugadapter';
 import type { DebugProtocol } from '@vscode/debugprotocol';
-import type { Stop, StopReason } from '../stop.js';
+import { hitIds, type Stop, type StopReason } from '../stop.js';
 import type { BreakpointBook, Category } from './breakpoint-book.js';
 import { threadOf } from './frames.js';
 
@@ -58,7 +58,8 @@ function described(reason: StopReason): { readonly reason: string; readonly desc
 
 export function stoppedEvent(stop: Stop, book: BreakpointBook): DebugProtocol.Event {
   const { reason, position, text } = stop;
-  const hit = 'hit' in reason && reason.hit !== null ? book.hit(reason.hit.id) : null;
+  const hits = hitIds(stop).flatMap((id) => book.hit(id) ?? []);
+  const [first] = hits;
   const said = described(reason);
   // The instruction is shown by the frame, and the client has numbers of its own for breakpoints.
   const rows = text
@@ -67,7 +68,9 @@ export function stoppedEvent(stop: Stop, book: BreakpointBook): DebugProtocol.Ev
     .map((row) => row.replace(/^(Breakpoint|Catchpoint|Watchpoint) [0-9]+\b/, '$1'));
   return new Stopped({
     ...said,
-    ...(hit === null ? {} : { reason: REASONS[hit.category], hitBreakpointIds: hit.ids }),
+    ...(first === undefined
+      ? {}
+      : { reason: REASONS[first.category], hitBreakpointIds: hits.map(({ id }) => id) }),
     ...(rows.length === 0 ? {} : { text: rows.join('; ') }),
     threadId: threadOf(position.cpu),
     allThreadsStopped: true,

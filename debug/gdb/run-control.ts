@@ -2,7 +2,7 @@
 import { hex } from '../../emu/address.js';
 import type { FaultEvent } from '../../emu/events.js';
 import type { DebugSession } from '../api.js';
-import { namedAddress, type Stop, type StopReason } from '../stop.js';
+import { hitIds, namedAddress, type Stop, type StopReason } from '../stop.js';
 import { hexWord } from './hex.js';
 import type { Target } from './registers.js';
 
@@ -255,14 +255,15 @@ export class RunControl {
       if (stop.reason.kind === 'watchpoint' && session.arch === 'arm64' && stop.position.place === 'code') {
         return this.#before(stop);
       }
-      if (stop.reason.kind !== 'fault' || !this.#isOurs(stop.reason.hit)) return stop;
+      if (stop.reason.kind !== 'fault' || !this.#isOurs(stop)) return stop;
       const decided = await this.#atFault(stop);
       if (decided.stop !== null) return decided.stop;
     }
   }
 
-  #isOurs(hit: { readonly id: number } | null): boolean {
-    return hit === null || hit.id === this.#faults;
+  /** Nothing that the user has set was hit at a fault. */
+  #isOurs(stop: Stop): boolean {
+    return hitIds(stop).every((id) => id === this.#faults);
   }
 
   /** At a fault: the stop to report, or null when it goes on behind it. */
@@ -295,7 +296,7 @@ export class RunControl {
     const session = this.#session;
     let stop = first;
     while (!this.#interrupted) {
-      if (stop.reason.kind === 'fault' && this.#isOurs(stop.reason.hit)) {
+      if (stop.reason.kind === 'fault' && this.#isOurs(stop)) {
         if (this.pathStepping !== 'off') return stop;
         const { stop: reported } = await this.#atFault(stop);
         if (reported !== null) return reported;
@@ -316,10 +317,13 @@ export class RunControl {
       stop.position.place === 'code'
         ? await session.stepInstructionBack()
         : await session.toTick(stop.position.tick - 1);
-    return this.#interrupted ? before : { ...before, reason: stop.reason, text: stop.text };
+    return this.#interrupted
+      ? before
+      : { ...before, reason: stop.reason, others: stop.others, text: stop.text };
   }
 
-  #whyOf({ reason, position }: Stop): Why {
+  #whyOf(stop: Stop): Why {
+    const { reason, position } = stop;
     switch (reason.kind) {
       case 'breakpoint': {
         const type = this.#placedBy(reason.hit.id)?.type;
@@ -335,7 +339,7 @@ export class RunControl {
         return { signal: SIGTRAP, detail: `${name}:${hexOf(reason.hit.address)};` };
       }
       case 'fault':
-        return { signal: this.#isOurs(reason.hit) ? SIGSEGV : SIGTRAP, detail: '' };
+        return { signal: this.#stops === 'all' || this.#isOurs(stop) ? SIGSEGV : SIGTRAP, detail: '' };
       case 'interrupted':
         return { signal: SIGINT, detail: '' };
       case 'history-begin':
@@ -346,7 +350,8 @@ export class RunControl {
   }
 
   /** What gdb has no words for. */
-  #noteOf({ reason, text }: Stop): string | null {
+  #noteOf(stop: Stop): string | null {
+    const { reason, text } = stop;
     switch (reason.kind) {
       case 'stepped':
       case 'interrupted':
@@ -355,13 +360,19 @@ export class RunControl {
         return null;
       case 'breakpoint':
       case 'watchpoint':
-        return this.isPlaced(reason.hit.id) ? null : text;
+        return hitIds(stop).every((id) => this.isPlaced(id)) ? null : text;
       case 'resolved':
         return reason.event === null ? null : (text.split('\n', 1)[0] ?? null);
       case 'fault':
         return faultText(reason.event, (address) => this.#session.nameOf(address));
-      default:
-        return text;
+      default: {
+        // The breakpoint for fault stops is not the user's.
+        const own = `Catchpoint ${this.#faults}: `;
+        return text
+          .split('\n')
+          .filter((row) => !row.startsWith(own))
+          .join('\n');
+      }
     }
   }
 }

@@ -161,6 +161,16 @@ describe.each(ISAS)('%s', (isa) => {
     expect(client.output).toBe('');
   });
 
+  test("a fault that is recovered from stops at the user's catchpoint", async () => {
+    const served = await serve(isa);
+    const client = await connect(served);
+    await client.monitor('faults unrecovered');
+    await client.monitor('break fault');
+    expect(await client.ask('c')).toMatch(/^T05/);
+    expect(served.session.position.place).toBe('path');
+    expect(client.output).toMatch(/write of .*<write_word/);
+  });
+
   test('going back ends where the first instruction is', async () => {
     const served = await serve(isa);
     const client = await connect(served);

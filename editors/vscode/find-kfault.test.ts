@@ -58,9 +58,9 @@ const SHELL = '#!/bin/sh\necho shell "$@"\n';
 
 describe('the command that is started', () => {
   test("is the one in the workspace's packages, a script with the node of PATH", () => {
-    const installed = checkout('work/node_modules/kfault');
-    symlinkSync(join(installed, 'cli/kfault.mjs'), put('work/node_modules/.bin/kfault', null));
-    const command = find({ folders: [join(desk, 'empty'), join(desk, 'work')] });
+    const installed = checkout('room/node_modules/kfault');
+    symlinkSync(join(installed, 'cli/kfault.mjs'), put('room/node_modules/.bin/kfault', null));
+    const command = find({ folders: [join(desk, 'empty'), join(desk, 'room')] });
     expect(command).toEqual({
       command: join(desk, 'bin/node'),
       args: [join(installed, 'cli/kfault.mjs'), 'dap'],
@@ -95,10 +95,10 @@ describe('errors say what is wrong and what would help', () => {
   };
 
   test('nothing is found', () => {
-    put('work/package.json', '{ "name": "other" }');
-    put('work/cli/kfault.mjs', '');
-    expect(error({ folders: [join(desk, 'work')] })).toBe(
-      "kfault was not found. DESK/work has no node_modules/.bin/kfault and is not kfault's own folder. PATH has no kfault. Set kfault.path to the command, or to the folder of kfault.",
+    put('room/package.json', '{ "name": "other" }');
+    put('room/cli/kfault.mjs', '');
+    expect(error({ folders: [join(desk, 'room')] })).toBe(
+      "kfault was not found. DESK/room has no node_modules/.bin/kfault and is not kfault's own folder. PATH has no kfault. Set kfault.path to the command, or to the folder of kfault.",
     );
     expect(error({ path: '' })).toBe(
       'kfault was not found. PATH has no kfault. Set kfault.path to the command, or to the folder of kfault.',
@@ -122,12 +122,12 @@ describe('errors say what is wrong and what would help', () => {
   });
 
   test('the setting names nothing that can be started', () => {
-    put('work/kfault', SHELL);
-    const folders = [join(desk, 'work')];
-    expect(error({ setting: 'nowhere', folders })).toBe('kfault.path: there is no DESK/work/nowhere.');
-    expect(error({ setting: 'kfault', folders })).toBe('DESK/work/kfault cannot be executed.');
+    put('room/kfault', SHELL);
+    const folders = [join(desk, 'room')];
+    expect(error({ setting: 'nowhere', folders })).toBe('kfault.path: there is no DESK/room/nowhere.');
+    expect(error({ setting: 'kfault', folders })).toBe('DESK/room/kfault cannot be executed.');
     expect(error({ setting: '.', folders })).toBe(
-      "kfault.path: DESK/work is a folder, and not kfault's own: that has a cli/kfault.mjs. Name the command, or the folder of kfault.",
+      "kfault.path: DESK/room is a folder, and not kfault's own: that has a cli/kfault.mjs. Name the command, or the folder of kfault.",
     );
     expect(error({ setting: '~/of-kfault-there-is-none' })).toBe(
       `kfault.path: there is no ${join(homedir(), 'of-kfault-there-is-none')}.`,

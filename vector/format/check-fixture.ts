@@ -64,7 +64,8 @@ class Checker {
   run(): FixtureError[] {
     this.#ram();
     this.#config();
-    this.#task();
+    const steps = this.fixture.steps.flatMap((step, i) => withInner(step, ['steps', i]));
+    this.#task(steps);
     this.#covers();
     this.#symbols();
     this.#programReferences();
@@ -73,7 +74,6 @@ class Checker {
     this.fixture.ptes?.forEach((pte, i) => {
       this.#cpu(pte.cpu, ['ptes', i]);
     });
-    const steps = this.fixture.steps.flatMap((step, i) => withInner(step, ['steps', i]));
     for (const [step, path] of steps) {
       this.#cpu(step.cpu, path);
       this.#step(step, path);
@@ -134,8 +134,8 @@ class Checker {
     }
   }
 
-  #task(): void {
-    const { task = {}, steps, cpus = 1 } = this.fixture;
+  #task(steps: readonly (readonly [Step, Path])[]): void {
+    const { task = {}, cpus = 1 } = this.fixture;
     if (Array.isArray(task.pid) && task.pid.length > cpus) {
       this.#add(
         ['task', 'pid'],
@@ -150,9 +150,9 @@ class Checker {
       );
     }
     if (task.kthread !== true) return;
-    steps.forEach((step, i) => {
-      if ('user' in step) this.#addKey(['steps', i, 'user'], 'a kernel thread runs no user code');
-    });
+    for (const [step, path] of steps) {
+      if ('user' in step) this.#addKey([...path, 'user'], 'a kernel thread runs no user code');
+    }
   }
 
   #covers(): void {

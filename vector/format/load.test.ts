@@ -278,6 +278,11 @@ describe('what fits the format and makes no sense', () => {
       '4:10 a kernel thread runs no user code',
     ],
     [
+      'user code in a kernel thread, in the middle of something else',
+      `${HEAD}task: {kthread: true}\nsteps: [{call: 0, meanwhile: [{at: {fn: f, test: t}, steps: [{user: 0}]}]}]`,
+      '4:63 a kernel thread runs no user code',
+    ],
+    [
       'a case of the other architecture',
       `${CALL}covers: [x86/1, arm64/1, x86/1]`,
       '4:17 `arm64/1` is a case of the other architecture',

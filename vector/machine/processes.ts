@@ -29,7 +29,8 @@ export class Processes {
   readonly #known = new Map<string, Process | null>();
   /** Pages of user text: address and physical address. */
   readonly #text: [va: bigint, pa: number][] = [];
-
+  /** Own tasks of the CPUs that are in the middle of a process's step. */
+  readonly #own = new Map<ThisCpu, task_struct>();
   #lastPid = 0;
 
   constructor(system: System) {
@@ -56,29 +57,36 @@ export class Processes {
     return this.#known.get(name)?.mm ?? null;
   }
 
-  /** Does something in a process on a CPU, whose own task is back afterwards. With null: in that task. */
+  /** Does something in a process on a CPU, whose task is back afterwards. With null: in the CPU's own task. */
   *as<T>(cpu: number, name: string | null, work: (mm: UserMm) => Delegate<T>): Path<T> {
     const { arch } = this.#system;
     const here = this.#system.here(cpu);
-    if (name === null) {
-      const mm = this.#system.userMm();
-      if (here.current.mm !== mm) {
-        here.current.mm = mm;
-        here.current.active_mm = mm;
-        arch.switch_mm(here, mm);
-      }
-      return yield* work(mm);
-    }
-    const { task, mm } = this.#process(name);
     const before = here.current;
-    here.current = task;
-    arch.switch_mm(here, mm);
+    const own = this.#own.get(here) ?? before;
+    if (name === null && before === own) return yield* work(this.#ownMm(here));
+    const process = name === null ? null : this.#process(name);
+    this.#own.set(here, own);
+    here.current = process?.task ?? own;
     try {
+      const mm = process?.mm ?? this.#ownMm(here);
+      arch.switch_mm(here, mm);
       return yield* work(mm);
     } finally {
       here.current = before;
       arch.switch_mm(here, before.mm ?? (before.active_mm === here.kernel.init_mm ? null : before.active_mm));
+      if (before === own) this.#own.delete(here);
     }
+  }
+
+  /** What the CPU's own task, which runs, has in user memory; switched to when it is first asked for. */
+  #ownMm(here: ThisCpu): UserMm {
+    const mm = this.#system.userMm();
+    if (here.current.mm !== mm) {
+      here.current.mm = mm;
+      here.current.active_mm = mm;
+      this.#system.arch.switch_mm(here, mm);
+    }
+    return mm;
   }
 
   /** Refuses a name that a process has, or had: a child is a process of its own. */

@@ -179,6 +179,30 @@ describe.each(ARCHES)('a program in BPF text on %s', (arch) => {
     expect(await problems(text)).toEqual([]);
   });
 
+  test.each(['retry', 'retry_major', 'completed'])('a fault of its reader that ends in %s', async (fault) => {
+    const text = fixture(
+      arch,
+      program(
+        'p',
+        '',
+        'r1 = BPF_STDOUT',
+        'r2 = format ll',
+        'r3 = 0',
+        'r4 = 0',
+        'call bpf_stream_vprintk',
+        'exit',
+      ),
+      'data:',
+      '  - { symbol: format, bytes: "66 6f 6f 00" }',
+      `  - { symbol: buffer, where: user, size: 4096, fault: ${fault} }`,
+      'steps:',
+      '  - { test_run: p, expect: { returns: 0 } }',
+      '  - { stream_read: { program: p, stream_id: 1, buf: buffer }, expect: { ret: 3, text: foo, ' +
+        'memory: [{ at: buffer, bytes: "66 6f 6f 00" }] } }',
+    );
+    expect(await problems(text)).toEqual([]);
+  });
+
   test('a loop with may_goto ends when its time is over', async () => {
     const text = fixture(
       arch,

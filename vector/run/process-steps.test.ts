@@ -90,6 +90,19 @@ ${load('process: q, ', 5)}${load('', 0)}  - { exit: q }
     expect(await wrong(steps, side)).toEqual([]);
   });
 
+  test("goes on in its own memory behind a step of the CPU's task in the middle of its own", async () => {
+    const steps = `${store('', 1)}  - { fork: p }
+  - user: store
+    process: p
+    registers: { ${at}: word, ${value}: 5 }
+    meanwhile:
+      - at: { fn: wp_page_copy, test: '!new_folio' }
+        steps:
+          - { user: load, registers: { ${at}: word }, expect: { registers: { ${got}: 1 } } }
+${load('', 1)}${load('process: p, ', 5)}`;
+    expect(await wrong(steps, side)).toEqual([]);
+  });
+
   test('takes its mapping of an arena with it', async () => {
     const steps = `  - { mmap: { arena: a }, process: p }
   - { exit: p, expect: { path: [exit_mmap, arena_vm_close], arenas: { a: { mappings: 0 } } } }

@@ -6,13 +6,10 @@ import { type Delegate, drain, type Path as Running } from '../../emu/path.js';
 import { RamError } from '../../emu/ram.js';
 import type { RaisedStop } from '../../emu/run.js';
 import { GuestRefusal } from '../../kernel/guest-refusal.js';
-import { MachineRefusal } from '../../kernel/machine-refusal.js';
 import type { ConsoleFormat } from '../../kernel/printk.js';
 import { LockError } from '../../kernel/rqspinlock.js';
-import { MmapError } from '../../mm/mmap.js';
-import { PageAllocatorError } from '../../mm/page_alloc.js';
 import { GFP_KERNEL } from '../../mm/slab-cache.js';
-import { VmallocError } from '../../mm/vmalloc.js';
+import { isRefusal } from '../build/data-pages.js';
 import { checkHappened } from '../checks/check-happened.js';
 import { checkEnd, checkRun, checkTexts } from '../checks/check-run.js';
 import { checkState, requireRegister, wantedBytes } from '../checks/check-state.js';
@@ -132,13 +129,10 @@ function mistake({ source }: Fixture, path: Path, error: unknown): unknown {
   const isFixtures =
     error instanceof StepRefusal ||
     error instanceof GuestRefusal ||
-    error instanceof MachineRefusal ||
     error instanceof UseAfterFree ||
     error instanceof RamError ||
-    error instanceof MmapError ||
     error instanceof LockError ||
-    error instanceof PageAllocatorError ||
-    error instanceof VmallocError;
+    isRefusal(error);
   return isFixtures ? source.at(path, error.message) : error;
 }
 
