@@ -34,7 +34,7 @@ const DEAD_PID = 2 ** 22 + 1;
 describe('setupEngine', () => {
   test('installs the library and what the wheel says of itself, and nothing else', async () => {
     const result = await setupEngine(bed.options());
-    const { library } = bed;
+    const { enginePath: library } = bed;
     expect(result).toEqual({ library, source: 'installed' });
     expect(readFileSync(library, 'utf8')).toBe(SAMPLE_LIBRARY);
     expect(readdirSync(bed.folder).sort()).toEqual([
@@ -67,15 +67,15 @@ describe('setupEngine', () => {
     const options = bed.options();
     await setupEngine(options);
     bed.lines.length = 0;
-    const { library } = bed;
+    const { enginePath: library } = bed;
     expect(await setupEngine(options)).toEqual({ library, source: 'present' });
     expect(downloadCount()).toBe(1);
-    expect(bed.lines).toEqual([`Unicorn 2.1.4 is there: ${bed.library}`]);
+    expect(bed.lines).toEqual([`Unicorn 2.1.4 is there: ${bed.enginePath}`]);
   });
 
   test.each<[string, () => void]>([
-    ['one byte is changed', () => writeFileSync(bed.library, SAMPLE_LIBRARY.replace('really', 'reallY'))],
-    ['the library is cut off', () => writeFileSync(bed.library, SAMPLE_LIBRARY.slice(0, 100))],
+    ['one byte is changed', () => writeFileSync(bed.enginePath, SAMPLE_LIBRARY.replace('really', 'reallY'))],
+    ['the library is cut off', () => writeFileSync(bed.enginePath, SAMPLE_LIBRARY.slice(0, 100))],
     ['the stamp is gone', () => renameSync(join(bed.folder, 'installed.json'), join(bed.root, 'gone'))],
     [
       'it is of another platform',
@@ -89,7 +89,7 @@ describe('setupEngine', () => {
     await setupEngine(options);
     damage();
     expect((await setupEngine(options)).source).toBe('installed');
-    expect(readFileSync(bed.library, 'utf8')).toBe(SAMPLE_LIBRARY);
+    expect(readFileSync(bed.enginePath, 'utf8')).toBe(SAMPLE_LIBRARY);
     expect((await setupEngine(options)).source).toBe('present');
     expect(bed.engineNames()).toEqual(['unicorn-2.1.4']);
   });
@@ -137,21 +137,21 @@ describe('setupEngine', () => {
 
   test('several at once all end with a whole library', async () => {
     const results = await Promise.all([1, 2, 3, 4].map(() => setupEngine(bed.options())));
-    const { library } = bed;
-    expect(new Set(results.map((result) => result.library))).toEqual(new Set([library]));
-    expect(readFileSync(bed.library, 'utf8')).toBe(SAMPLE_LIBRARY);
+    const { enginePath: library } = bed;
+    expect(new Set(results.map(({ library: path }) => path))).toEqual(new Set([library]));
+    expect(readFileSync(bed.enginePath, 'utf8')).toBe(SAMPLE_LIBRARY);
     expect(bed.engineNames()).toEqual(['unicorn-2.1.4']);
   });
 
   test('several at once repair a damaged library, which is never away meanwhile', async () => {
     await setupEngine(bed.options());
-    writeFileSync(bed.library, 'damaged');
+    writeFileSync(bed.enginePath, 'damaged');
     const running = Promise.all([1, 2, 3].map(() => setupEngine(bed.options())));
     let done = false;
     const seen = new Set<boolean>();
     const watch = (async () => {
       while (!done) {
-        seen.add(existsSync(bed.library));
+        seen.add(existsSync(bed.enginePath));
         await new Promise((resolve) => setImmediate(resolve));
       }
     })();
@@ -160,7 +160,7 @@ describe('setupEngine', () => {
     });
     await watch;
     expect(seen).toEqual(new Set([true]));
-    expect(readFileSync(bed.library, 'utf8')).toBe(SAMPLE_LIBRARY);
+    expect(readFileSync(bed.enginePath, 'utf8')).toBe(SAMPLE_LIBRARY);
   });
 });
 
@@ -168,7 +168,7 @@ describe('ensureEngine', () => {
   test('installs what is missing, and afterwards starts no other program', async () => {
     expect((await ensureEngine(bed.options())).source).toBe('installed');
     const options = bed.options({ check: 'exit 1', download: 'exit 1' });
-    const { library } = bed;
+    const { enginePath: library } = bed;
     expect(await ensureEngine(options)).toEqual({ library, source: 'present' });
     expect(downloadCount()).toBe(1);
   });

@@ -171,7 +171,7 @@ describe('the folder', () => {
   });
 
   test('io: a folder stands where the library belongs', async () => {
-    mkdirSync(join(bed.library, 'x'), { recursive: true });
+    mkdirSync(join(bed.enginePath, 'x'), { recursive: true });
     expect((await failure(bed.options())).reason).toBe('io');
     expect(bed.engineNames()).toEqual(['unicorn-2.1.4']);
   });

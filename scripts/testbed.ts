@@ -34,7 +34,7 @@ export class Testbed {
   readonly root = mkdtempSync(join(tmpdir(), 'kfault-setup-'));
   readonly engineDir = join(this.root, '.engine');
   readonly folder = join(this.engineDir, 'unicorn-2.1.4');
-  readonly library = join(this.folder, 'libunicorn.so.2');
+  readonly enginePath = join(this.folder, 'libunicorn.so.2');
   /** A line for each download that was begun. */
   readonly downloads = join(this.root, 'downloads.log');
   readonly lines: string[] = [];
